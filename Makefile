@@ -1,0 +1,40 @@
+# Every target sets up what it needs: python3 with venv and make are enough.
+PYTHON ?= python3
+VENV   ?= .venv
+PIP    := $(VENV)/bin/python -m pip --quiet --disable-pip-version-check
+
+.PHONY: help demo test test-all lint format bench clean
+
+help:  ## Show the targets
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## / — /'
+
+# pip 25.1 is the first that installs PEP 735 dependency groups.
+$(VENV)/dev: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) install --upgrade 'pip>=25.1'
+	$(PIP) install --editable . --group dev
+	@touch $@
+
+demo: $(VENV)/dev  ## Convolve a real recording: make demo [SIGNAL=file.wav|.npy|.csv]
+	$(VENV)/bin/python -m benchmarks.demo $(SIGNAL)
+
+test: $(VENV)/dev  ## The suite, under 10 minutes on two cores
+	$(VENV)/bin/python -m pytest -m 'not slow' $(ARGS)
+
+test-all: $(VENV)/dev  ## The whole suite, as CI runs it
+	$(VENV)/bin/python -m pytest $(ARGS)
+
+lint: $(VENV)/dev  ## Style and types
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+
+format: $(VENV)/dev  ## Let ruff rewrite what it can
+	$(VENV)/bin/ruff check --fix .
+	$(VENV)/bin/ruff format .
+
+bench: $(VENV)/dev  ## Share of the FMA peak, layer by layer
+	$(VENV)/bin/python -m benchmarks.dense
+
+clean:  ## Remove what the targets made
+	rm -rf $(VENV) demo-output .pytest_cache .ruff_cache .mypy_cache

@@ -1,0 +1,1 @@
+"""CPU kernels: one macrokernel over positions, and panel kernels emitted as LLVM IR."""

@@ -1,0 +1,161 @@
+"""Sizes of everything: tiles, runs, windows, blocks of the reduction, shares of threads.
+
+Pure arithmetic on a problem and a target; no compiler is needed to test it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from ..problem import ConvProblem, Geometry
+from .microkernel import Tile
+from .target import Target
+
+# A row of x costs an address register; x86 has 15, of which the loop takes three.
+MAX_ROWS = 10
+
+# The widest tile: four vectors of columns, so that MR >= 6 in 32 registers.
+MAX_VECTORS = 4
+
+# Positions of one run. Longer runs use a panel more often while it is near; beyond this
+# nothing was gained, and threads would share less evenly.
+MAX_RUN = 480
+
+
+def split_evenly(total: int, most: int) -> list[int]:
+    """Split `total` into the fewest parts of at most `most`, as equal as possible.
+
+    >>> split_evenly(9, 4), split_evenly(5, 4)
+    ([3, 3, 3], [3, 2])
+    """
+    parts = -(-total // most)
+    return [total // parts + (part < total % parts) for part in range(parts)]
+
+
+def tile_rows(vectors: int, target: Target) -> int:
+    """MR for a tile of so many vectors: MR*NV sums, NV columns and one x stay in registers.
+
+    Without FMA the product needs a register too.
+    """
+    spare = 1 if target.fma else 2
+    return min(MAX_ROWS, (target.registers - spare - vectors) // vectors)
+
+
+@dataclass(frozen=True)
+class Panel:
+    """Channels `first` … `first+channels-1` of y, computed by one tile."""
+
+    tile: Tile
+    group: int
+    first: int
+    channels: int
+
+    @property
+    def last_lanes(self) -> int:
+        """Lanes of the last vector that hold a channel."""
+        return self.channels - (self.tile.vectors - 1) * self.tile.lanes
+
+
+def panels_for(
+    problem: ConvProblem, target: Target, family: Literal["dense", "depthwise"]
+) -> list[Panel]:
+    """Cut the output channels into panels, group by group; depthwise groups count as one."""
+    geometry = problem.geometry
+    groups = 1 if family == "depthwise" else geometry.num_groups
+    channels = geometry.out_channels // groups
+    lanes = target.lanes(problem.dtype)
+    widest = max(v for v in range(1, MAX_VECTORS + 1) if tile_rows(v, target) > 4 or v == 1)
+    if family == "depthwise":  # x is loaded once a multiply-add: width gains nothing
+        widest = min(widest, 2)
+    panels = []
+    for group in range(groups):
+        first = 0
+        for vectors in split_evenly(-(-channels // lanes), widest):
+            count = min(vectors * lanes, channels - first)
+            tile = Tile(
+                family, problem.dtype.itemsize * 8, lanes, tile_rows(vectors, target), vectors,
+                masked=count < vectors * lanes, fma=target.fma,
+            )  # fmt: skip
+            panels.append(Panel(tile, group, group * channels + first, count))
+            first += count
+    return panels
+
+
+@dataclass(frozen=True)
+class ReductionBlock:
+    """Taps and channels that are summed before partial sums go back to y."""
+
+    first_tap: int
+    taps: int
+    first_channel: int
+    depth: int
+
+
+def reduction_blocks(
+    geometry: Geometry, depth: int, width: int, itemsize: int, target: Target
+) -> list[ReductionBlock]:
+    """Cut the reduction so that a block of a panel fits in a quarter of L2.
+
+    Cuts lie between taps, or within one tap between channels, so that blocks in order
+    continue each chain in the order of (tap, channel).
+    """
+    most = max(1, target.l2 // 4 // (width * itemsize))
+    taps = geometry.kernel_size
+    if depth <= most:
+        first, blocks = 0, []
+        for count in split_evenly(taps, max(1, most // depth)):
+            blocks.append(ReductionBlock(first, count, 0, depth))
+            first += count
+        return blocks
+    blocks = []
+    for tap in range(taps):
+        first = 0
+        for count in split_evenly(depth, most):
+            blocks.append(ReductionBlock(tap, 1, first, count))
+            first += count
+    return blocks
+
+
+def run_length(problem: ConvProblem, rows: int, target: Target) -> int:
+    """Positions of one run: their rows of x take at most a quarter of L2."""
+    geometry = problem.geometry
+    row_bytes = geometry.stride * geometry.in_channels * problem.dtype.itemsize
+    fitting = min(MAX_RUN, target.l2 // 4 // row_bytes)
+    return max(2 * rows, fitting // rows * rows)
+
+
+@dataclass(frozen=True)
+class Inside:
+    """The positions of y whose receptive field lies within the cropped x."""
+
+    first: int
+    last: int
+
+
+def inside_of(problem: ConvProblem, rows: int) -> Inside:
+    """Find the interior, and give back to the borders what would leave them a partial tile.
+
+    An interior shorter than two tiles is not worth a run of its own.
+    """
+    geometry = problem.geometry
+    left = max(0, problem.padding[0])
+    first = -(-left // geometry.stride)
+    fields = problem.cropped_length + left - geometry.span
+    last = min(problem.length_out, fields // geometry.stride + 1)
+    first = min(-(-first // rows) * rows, problem.length_out)
+    if last - first < 2 * rows:
+        return Inside(0, 0)
+    return Inside(first, last)
+
+
+def workers_for(
+    problem: ConvProblem, panels: int, rows: int, threads: int, parallel_flops: int
+) -> tuple[int, bool]:
+    """Return (workers, whether they divide panels rather than positions)."""
+    if threads == 1 or problem.flops < parallel_flops:
+        return 1, False
+    tiles = -(-problem.batch * problem.length_out // rows)
+    if tiles >= 4 * threads or tiles >= panels:
+        return min(threads, tiles), False
+    return min(threads, panels), True

@@ -1,0 +1,117 @@
+"""The loops around every panel kernel: positions, then panels, then blocks of the reduction.
+
+One macrokernel serves all families. It splits the positions of y into runs that read x in
+place and runs that read a window, and hands each run to the panel kernels.
+
+It is compiled once for each dtype into a C function, which the serial and the parallel
+launcher call by address: the launchers then know no dtype and compile in a moment.
+"""
+
+from __future__ import annotations
+
+import numba
+import numpy as np
+from numba.core import types
+
+from .. import _jit
+from .memory import call_address, copy_block, data, offset, pointer, record
+from .window import fill_window
+
+
+@_jit.jit
+def compute_run(element, call, source, row, tap, is_merged, y, rows, first, last, stage):
+    """Positions of one run for panels first … last-1; `source` is the first position's field."""
+    c = record(call, 0, "call")
+    weights, biases = pointer(c.weights, element), pointer(c.bias, element)
+    for p in range(first, last):
+        panel = record(c.panels, p, "panel")
+        y_panel = offset(y, panel.first_channel * c.y_channel)
+        target, target_row = y_panel, c.y_row
+        if c.stage_width:
+            target, target_row = stage, c.stage_width
+        for b in range(c.block_count):
+            block = record(c.blocks, b, "block")
+            done = block.first_tap * block.full_depth + block.first_channel
+            taps, depth = block.taps, block.depth
+            if is_merged:  # taps follow each other in memory: one long row
+                taps, depth = 1, taps * depth
+            accumulate = b
+            arguments = (
+                0,
+                offset(source, panel.x_offset + block.first_tap * tap + block.first_channel),
+                offset(weights, panel.weights + done * panel.width),
+                offset(biases, panel.bias),
+                target,
+                row, tap, target_row, rows, taps, depth, panel.last_lanes, accumulate,
+            )  # fmt: skip
+            call_address(panel.kernel, arguments)
+        if c.stage_width:
+            copy_block(y_panel, c.y_row, c.y_channel, stage, c.stage_width, 1, rows, panel.channels)
+
+
+@_jit.jit
+def share(total, worker, workers, multiple):
+    """The first item of `worker`'s share of `total`, a multiple of the tile."""
+    if worker == workers:
+        return total
+    return total * worker // workers // multiple * multiple
+
+
+def convolve(element, call, x_address, y_address, worker, workers):
+    """One worker's share: all positions of some panels, or all panels of some positions."""
+    c = record(call, 0, "call")
+    x, y = pointer(x_address, element), pointer(y_address, element)
+    first, last = 0, c.batch * c.length_out
+    first_panel, last_panel = 0, c.panel_count
+    if c.divide_panels:
+        first_panel = share(c.panel_count, worker, workers, 1)
+        last_panel = share(c.panel_count, worker + 1, workers, 1)
+    else:
+        first = share(c.batch * c.length_out, worker, workers, c.row_tile)
+        last = share(c.batch * c.length_out, worker + 1, workers, c.row_tile)
+    window_buffer = np.empty(c.window_size, element)
+    stage_buffer = np.empty(max(c.run, c.window_run) * c.stage_width, element)
+    window, stage = data(window_buffer), data(stage_buffer)
+    while first < last:
+        n = first // c.length_out
+        l = first - n * c.length_out
+        rows = min(last - first, c.length_out - l)
+        x_n = offset(x, n * c.x_batch)
+        origin = l * c.stride - c.left
+        if c.inside_first <= l < c.inside_last:
+            rows = min(rows, c.run, c.inside_last - l)
+            source, is_merged = offset(x_n, origin * c.x_row), c.x_is_merged
+            row, tap = c.stride * c.x_row, c.dilation * c.x_row
+        else:
+            rows = min(rows, c.window_run)
+            if l < c.inside_first:
+                rows = min(rows, c.inside_first - l)
+            fill_window(window, call, x_n, origin, rows)
+            source, is_merged = window, c.window_is_merged
+            row, tap = c.window_stride * c.in_channels, c.window_dilation * c.in_channels
+        compute_run(
+            element, call, source, row, tap, is_merged,
+            offset(y, n * c.y_batch + l * c.y_row), rows, first_panel, last_panel, stage,
+        )  # fmt: skip
+        first += rows
+    # The buffers must outlive the pointers into them: Numba frees an array at its last use.
+    window_buffer.size, stage_buffer.size  # noqa: B018
+
+
+def convolve_address(dtype: np.dtype) -> int:
+    """Compile the macrokernel for `dtype`, once a process, and return its address."""
+    element = types.DType(types.float32 if dtype.itemsize == 4 else types.float64)
+    return _jit.c_address(convolve, types.void(element, *[types.int64] * 5))
+
+
+@_jit.jit
+def launch(kernel, call, x, y):
+    """Run the macrokernel in this thread."""
+    call_address(kernel, (0, call, x, y, 0, 1))
+
+
+@_jit.parallel_jit
+def launch_parallel(kernel, call, x, y, workers):
+    """Run the macrokernel in `workers` shares, each in a thread."""
+    for worker in numba.prange(workers):
+        call_address(kernel, (0, call, x, y, worker, workers))

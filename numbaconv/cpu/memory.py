@@ -1,0 +1,193 @@
+"""Raw memory for jitted code: typed pointers, and copies between layouts."""
+
+from __future__ import annotations
+
+import numba
+from llvmlite import ir
+from numba.core import types
+from numba.core.errors import RequireLiteralValue
+from numba.extending import intrinsic
+
+from .. import _jit
+from .tables import TABLES
+from .target import host
+from .vector import VectorBuilder, i64, void
+
+
+@intrinsic
+def pointer(typingctx, address, element):
+    """The address (int64) as a pointer to elements of the dtype `element`."""
+    result = types.CPointer(element.dtype)
+
+    def codegen(context, builder, signature, values):
+        return builder.inttoptr(values[0], context.get_value_type(result))
+
+    return result(types.int64, element), codegen
+
+
+@intrinsic
+def record(typingctx, address, index, table):
+    """Row `index` of a structured table at `address`; the dtype is named by a literal."""
+    if not isinstance(table, types.StringLiteral):
+        raise RequireLiteralValue("table")
+    dtype = TABLES[table.literal_value]
+    result = numba.from_dtype(dtype)
+
+    def codegen(context, builder, signature, values):
+        place = builder.add(values[0], builder.mul(values[1], i64(dtype.itemsize)))
+        return builder.inttoptr(place, context.get_value_type(result))
+
+    return result(types.int64, types.int64, table), codegen
+
+
+@intrinsic
+def call_address(typingctx, address, arguments):
+    """Call a C function without result by its address (int64)."""
+
+    def codegen(context, builder, signature, values):
+        members = [builder.extract_value(values[1], i) for i in range(len(arguments))]
+        function_type = ir.FunctionType(void, [member.type for member in members])
+        builder.call(builder.inttoptr(values[0], function_type.as_pointer()), members)
+        return context.get_dummy_value()
+
+    return types.void(types.int64, arguments), codegen
+
+
+@intrinsic
+def data(typingctx, array):
+    """The address of an array's first element, as a pointer."""
+    result = types.CPointer(array.dtype)
+
+    def codegen(context, builder, signature, values):
+        return context.make_array(array)(context, builder, values[0]).data
+
+    return result(array), codegen
+
+
+@intrinsic
+def offset(typingctx, base, elements):
+    """The pointer `elements` further."""
+
+    def codegen(context, builder, signature, values):
+        return builder.gep(values[0], [values[1]])
+
+    return base(base, types.int64), codegen
+
+
+@intrinsic
+def load(typingctx, base, index):
+    """base[index]"""
+
+    def codegen(context, builder, signature, values):
+        return builder.load(builder.gep(values[0], [values[1]]))
+
+    return base.dtype(base, types.int64), codegen
+
+
+@intrinsic
+def store(typingctx, base, index, value):
+    """base[index] = value"""
+
+    def codegen(context, builder, signature, values):
+        builder.store(values[2], builder.gep(values[0], [values[1]]))
+        return context.get_dummy_value()
+
+    return types.void(base, types.int64, base.dtype), codegen
+
+
+@intrinsic
+def move(typingctx, target, source, elements):
+    """Copy contiguous elements by LLVM's memcpy."""
+    size = target.dtype.bitwidth // 8
+
+    def codegen(context, builder, signature, values):
+        byte = ir.IntType(8).as_pointer()
+        copy = builder.module.declare_intrinsic("llvm.memcpy", [byte, byte, i64])
+        to, from_ = (builder.bitcast(value, byte) for value in values[:2])
+        length = builder.mul(values[2], i64(size))
+        builder.call(copy, [to, from_, length, ir.Constant(ir.IntType(1), 0)])
+        return context.get_dummy_value()
+
+    return types.void(target, source, types.int64), codegen
+
+
+def emit_transpose(v: VectorBuilder, rows: list) -> list:
+    """Transpose VL vectors of VL lanes: log2(VL) rounds of exchanges between pairs."""
+    distance = v.lanes // 2
+    while distance:
+        exchanged = list(rows)
+        for i in range(v.lanes):
+            if i & distance:
+                continue
+            low, high = rows[i], rows[i + distance]
+            # Lanes without the bit stay in the low row and come from both at `l`; lanes with
+            # it go to the high row, so that row bit and lane bit change places.
+            stay = [l if not l & distance else v.lanes + l - distance for l in range(v.lanes)]
+            swap = [l + distance if not l & distance else v.lanes + l for l in range(v.lanes)]
+            exchanged[i] = v.shuffle(low, high, stay)
+            exchanged[i + distance] = v.shuffle(low, high, swap)
+        rows = exchanged
+        distance //= 2
+    return rows
+
+
+@intrinsic
+def transpose_square(typingctx, target, target_row, source, source_row):
+    """target[c*target_row + r] = source[r*source_row + c] for r, c < VL."""
+    bits = target.dtype.bitwidth
+    lanes = host().vector_bytes * 8 // bits
+
+    def codegen(context, builder, signature, values):
+        to, to_row, from_, from_row = values
+        v = VectorBuilder(builder, bits, lanes, fma=False)
+        rows = [v.load(v.at(from_, builder.mul(from_row, i64(r)))) for r in range(lanes)]
+        for c, column in enumerate(emit_transpose(v, rows)):
+            v.store(column, v.at(to, builder.mul(to_row, i64(c))))
+        return context.get_dummy_value()
+
+    return types.void(target, types.int64, source, types.int64), codegen
+
+
+@intrinsic
+def lanes_of(typingctx, base):
+    """Elements of one vector register, VL."""
+    lanes = host().vector_bytes * 8 // base.dtype.bitwidth
+
+    def codegen(context, builder, signature, values):
+        return i64(lanes)
+
+    return types.int64(base), codegen
+
+
+@_jit.jit
+def copy_block(target, target_row, target_column, source, source_row, source_column, rows, columns):
+    """target[r, c] = source[r, c] for any strides, by the fastest way they allow.
+
+    Contiguous rows are moved; a transposition goes by VL×VL squares; what is left, and
+    strides that no vector helps, go element by element.
+    """
+    if target_column == 1 and source_column == 1:
+        if target_row == columns and source_row == columns:
+            move(target, source, rows * columns)
+            return
+        for r in range(rows):
+            move(offset(target, r * target_row), offset(source, r * source_row), columns)
+        return
+    if target_column != 1:  # name the axes so that columns of the target are contiguous
+        target_row, target_column = target_column, target_row
+        source_row, source_column = source_column, source_row
+        rows, columns = columns, rows
+    square_rows = square_columns = 0
+    if target_column == 1 and source_row == 1:
+        lanes = lanes_of(target)
+        square_rows, square_columns = rows - rows % lanes, columns - columns % lanes
+        for r in range(0, square_rows, lanes):
+            for c in range(0, square_columns, lanes):
+                transpose_square(
+                    offset(target, r * target_row + c), target_row,
+                    offset(source, r + c * source_column), source_column,
+                )  # fmt: skip
+    for r in range(rows):
+        for c in range(square_columns if r < square_rows else 0, columns):
+            value = load(source, r * source_row + c * source_column)
+            store(target, r * target_row + c * target_column, value)

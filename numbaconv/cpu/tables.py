@@ -1,0 +1,36 @@
+"""The tables that a plan fills and the macrokernel reads."""
+
+from __future__ import annotations
+
+import numpy as np
+
+
+def int64_fields(*names: str) -> np.dtype:
+    """A structured dtype of 64-bit integers."""
+    return np.dtype([(name, np.int64) for name in names])
+
+
+# One call: addresses of the tables below, extents, strides in elements. x is already cropped.
+CALL = int64_fields(
+    "panels", "panel_count", "blocks", "block_count", "weights", "bias",
+    "batch", "length", "length_out", "in_channels",
+    "x_batch", "x_row", "x_channel", "y_batch", "y_row", "y_channel",
+    "stride", "dilation", "left", "mode",
+    "inside_first", "inside_last",  # positions of y whose receptive field lies in x
+    "run", "window_run",  # positions of one run in place, and through a window
+    "window_stride", "window_dilation", "window_strips", "window_pitch", "window_step",
+    "window_first_rows", "window_more_rows", "window_size",
+    "stage_width",  # columns of the buffer that stands in for a y that is not channel-last
+    "x_is_merged", "window_is_merged",  # whether taps follow each other without a gap
+    "divide_panels", "row_tile",
+)  # fmt: skip
+
+# One panel: its kernel, what it reads and what it writes (offsets in elements).
+PANEL = int64_fields(
+    "kernel", "x_offset", "first_channel", "channels", "width", "last_lanes", "weights", "bias"
+)
+
+# One block of the reduction: taps × channels, in the order of the chain.
+BLOCK = int64_fields("first_tap", "taps", "first_channel", "depth", "full_depth")
+
+TABLES = {"call": CALL, "panel": PANEL, "block": BLOCK}

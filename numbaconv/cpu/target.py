@@ -1,0 +1,103 @@
+"""The processor that Numba generates code for: vector width, registers, caches."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import platform
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+# Where the system does not say: per-core L1 and L2 and the last cache of a small laptop.
+DEFAULT_CACHES = (32 << 10, 512 << 10, 8 << 20)
+
+
+@dataclass(frozen=True)
+class Target:
+    """What blocking and code generation need to know of a processor.
+
+    Attributes
+    ----------
+    isa : str
+        "avx512", "avx2", "avx", "sse" or "neon".
+    vector_bytes, registers : int
+        Width and number of the vector registers.
+    fma : bool
+        Whether a fused multiply-add is one instruction. Where it is not, LLVM turns
+        `llvm.fma` into four library calls a vector, so kernels multiply and add.
+    l1, l2, last_cache : int
+        Bytes of data cache: a core's first and second level, and the last one.
+    """
+
+    isa: str
+    vector_bytes: int
+    registers: int
+    fma: bool
+    l1: int = DEFAULT_CACHES[0]
+    l2: int = DEFAULT_CACHES[1]
+    last_cache: int = DEFAULT_CACHES[2]
+
+    def lanes(self, dtype: np.dtype) -> int:
+        """Elements of one vector register."""
+        return self.vector_bytes // dtype.itemsize
+
+
+ISAS = {
+    target.isa: target
+    for target in (
+        Target("avx512", vector_bytes=64, registers=32, fma=True),
+        Target("avx2", vector_bytes=32, registers=16, fma=True),
+        Target("avx", vector_bytes=32, registers=16, fma=False),
+        Target("sse", vector_bytes=16, registers=16, fma=False),
+        Target("neon", vector_bytes=16, registers=32, fma=True),
+    )
+}
+
+
+def isa_of(features: str, machine: str) -> str:
+    """Name the instruction set that LLVM feature flags ("+avx,-avx2,...") allow."""
+    if machine.lower() in ("aarch64", "arm64"):
+        return "neon"
+    enabled = {flag[1:] for flag in features.split(",") if flag.startswith("+")}
+    if {"avx512f", "avx512vl", "fma"} <= enabled:
+        return "avx512"
+    if {"avx2", "fma"} <= enabled:
+        return "avx2"
+    return "avx" if "avx" in enabled else "sse"
+
+
+def cache_sizes(
+    root: Path = Path("/sys/devices/system/cpu/cpu0/cache"),
+) -> tuple[int, int, int]:
+    """Return (l1, l2, last) data cache bytes from sysfs, or defaults elsewhere."""
+    found: dict[int, int] = {}
+    try:
+        for index in sorted(root.glob("index*")):
+            if (index / "type").read_text().strip() == "Instruction":
+                continue
+            size = re.fullmatch(r"(\d+)([KM])", (index / "size").read_text().strip())
+            if size:
+                level = int((index / "level").read_text())
+                found[level] = int(size[1]) << (10 if size[2] == "K" else 20)
+    except (OSError, ValueError):
+        return DEFAULT_CACHES
+    l1, l2, _ = DEFAULT_CACHES
+    l1, l2 = found.get(1, l1), found.get(2, l2)
+    return l1, l2, max([*found.values(), l2])
+
+
+@functools.cache
+def host() -> Target:
+    """Return the processor that Numba's CPU code generator is set to."""
+    from numba.core import config
+    from numba.core.codegen import get_host_cpu_features
+
+    features = config.CPU_FEATURES
+    if features is None:
+        features = get_host_cpu_features()
+    isa = isa_of(features, platform.machine())
+    l1, l2, last_cache = cache_sizes()
+    return dataclasses.replace(ISAS[isa], l1=l1, l2=l2, last_cache=last_cache)

@@ -1,0 +1,109 @@
+"""Windows: small copies of x in which the padding is real.
+
+Where a run of positions reaches over a border of x, or x is not channel-last in memory,
+its receptive field is copied into scratch and the same panel kernels read that instead.
+x is never padded, unfolded or transposed as a whole.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from .. import _jit
+from .memory import copy_block, load, offset, record, store
+
+# Codes of the padding modes in jitted code.
+ZEROS, REFLECT, REPLICATE, CIRCULAR = range(4)
+MODE_CODES = {"zeros": ZEROS, "reflect": REFLECT, "replicate": REPLICATE, "circular": CIRCULAR}
+
+
+@dataclass(frozen=True)
+class WindowShape:
+    """How a run of outputs is laid out in scratch.
+
+    Output l and tap t read row `l*stride + t*dilation` of the window. Where receptive
+    fields overlap these are the problem's own and the window is one strip of x; where
+    taps or outputs lie far apart there is one strip for each, and the gaps are left out.
+
+    Attributes
+    ----------
+    stride, dilation : int
+        Rows of the window between outputs and between taps.
+    strips : int
+        Strips of consecutive positions of x; 0 stands for one strip an output.
+    pitch, step : int
+        From one strip to the next, in rows of the window and in positions of x.
+    first_rows, more_rows : int
+        Rows of a strip that one output needs, and that each further output adds.
+    """
+
+    stride: int
+    dilation: int
+    strips: int
+    pitch: int
+    step: int
+    first_rows: int
+    more_rows: int
+
+    def rows(self, positions: int) -> int:
+        """Rows of a window of so many outputs."""
+        last = self.first_rows + (positions - 1) * self.more_rows
+        return ((self.strips or positions) - 1) * self.pitch + last
+
+
+def window_shape(positions: int, kernel_size: int, stride: int, dilation: int) -> WindowShape:
+    """Lay out the receptive field of at most `positions` outputs without its gaps."""
+    reach = (positions - 1) * stride + 1
+    span = (kernel_size - 1) * dilation + 1
+    if dilation > reach:
+        return WindowShape(stride, reach, kernel_size, reach, dilation, 1, stride)
+    if stride > span:
+        return WindowShape(span, dilation, 0, span, stride, span, 0)
+    return WindowShape(stride, dilation, 1, 0, 0, span, stride)
+
+
+@_jit.jit
+def padded_source(index, length, mode):
+    """The position of x that stands at `index` of the padded signal, -1 for a zero."""
+    if 0 <= index < length:
+        return index
+    if mode == REFLECT:
+        return -index if index < 0 else 2 * (length - 1) - index
+    if mode == REPLICATE:
+        return 0 if index < 0 else length - 1
+    if mode == CIRCULAR:
+        return index + length if index < 0 else index - length
+    return -1
+
+
+@_jit.jit
+def fill_strip(target, channels, x, x_row, x_channel, length, first, rows, mode):
+    """Write rows `first` … `first+rows-1` of the padded signal, channel-last."""
+    inside_first = min(max(first, 0), first + rows)
+    inside_last = max(min(first + rows, length), inside_first)
+    copy_block(
+        offset(target, (inside_first - first) * channels), channels, 1,
+        offset(x, inside_first * x_row), x_row, x_channel,
+        inside_last - inside_first, channels,
+    )  # fmt: skip
+    for index in range(first, first + rows):
+        if inside_first <= index < inside_last:
+            continue
+        source = padded_source(index, length, mode)
+        row = (index - first) * channels
+        for c in range(channels):
+            value = load(x, source * x_row + c * x_channel) if source >= 0 else 0.0
+            store(target, row + c, value)
+
+
+@_jit.jit
+def fill_window(window, call, x, origin, outputs):
+    """Write the receptive field of `outputs` outputs, the first at `origin` of the signal."""
+    c = record(call, 0, "call")
+    strips = c.window_strips if c.window_strips else outputs
+    rows = c.window_first_rows + (outputs - 1) * c.window_more_rows
+    for strip in range(strips):
+        fill_strip(
+            offset(window, strip * c.window_pitch * c.in_channels), c.in_channels,
+            x, c.x_row, c.x_channel, c.length, origin + strip * c.window_step, rows, c.mode,
+        )  # fmt: skip

@@ -1,0 +1,117 @@
+"""Which kernel runs: an ordered list a device, in which each kernel accepts or says why not.
+
+The order of the list is the policy. On the CPU:
+
+1. `depthwise`  one input channel for each output channel
+2. `dense`      one group
+3. `grouped`    any number of groups
+4. `reference`  everything, and all there is under NUMBA_DISABLE_JIT
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from . import _jit, reference
+from .plan import Plan, error_bound
+from .problem import ConvProblem
+from .weights import Weights
+
+
+class Kernel(Protocol):
+    """A kernel is a module with these three names."""
+
+    name: str
+
+    def declines(self, problem: ConvProblem, target: Any) -> str | None:
+        """Return why this kernel does not take `problem`, None if it does."""
+
+    def plan(self, problem: ConvProblem, weights: Weights, target: Any) -> Plan:
+        """Bind this kernel to `problem` and `weights`."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A kernel, and why each one before it in the list declined."""
+
+    kernel: Kernel
+    declined: tuple[tuple[str, str], ...]
+
+
+@functools.cache
+def cpu_kernels() -> tuple[Kernel, ...]:
+    """The kernels of the CPU, in order of preference."""
+    from .cpu import dense, depthwise, grouped
+
+    return (depthwise, dense, grouped, reference)
+
+
+@functools.cache
+def cpu_target() -> Any:
+    """The processor to block for; None where nothing will be compiled."""
+    if _jit.is_disabled():
+        return None
+    from .cpu import target
+
+    return target.host()
+
+
+def choose(
+    problem: ConvProblem, kernels: Sequence[Kernel] | None = None, target: Any = None
+) -> Choice:
+    """Return the first kernel that accepts `problem`."""
+    if target is None:
+        target = cpu_target()
+    if kernels is None:
+        kernels = cpu_kernels() if target is not None else (reference,)
+    declined = []
+    if target is None:
+        declined.append(("compiled kernels", "NUMBA_DISABLE_JIT is set"))
+    for kernel in kernels:
+        reason = kernel.declines(problem, target)
+        if reason is None:
+            return Choice(kernel, tuple(declined))
+        declined.append((kernel.name, reason))
+    raise LookupError(f"no kernel accepts {problem}")
+
+
+def make_plan(problem: ConvProblem, weights: Weights) -> Plan:
+    """Choose a kernel for `problem` and bind it to `weights`."""
+    return choose(problem).kernel.plan(problem, weights, cpu_target())
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """What runs and why; `str()` of it is for people, the attributes are for programs.
+
+    Attributes
+    ----------
+    kernel : str
+        Name of the kernel that runs.
+    declined : tuple of (str, str)
+        Each kernel before it in the list, with its reason.
+    details : dict
+        Tile, blocking, threads, memory of packed weights.
+    error_bound : str
+    """
+
+    kernel: str
+    declined: tuple[tuple[str, str], ...]
+    details: dict[str, str]
+    error_bound: str
+
+    def __str__(self) -> str:
+        lines = [f"kernel: {self.kernel}"]
+        lines += [f"  declined {name}: {reason}" for name, reason in self.declined]
+        lines += [f"{key}: {value}" for key, value in self.details.items()]
+        return "\n".join([*lines, f"error bound: {self.error_bound}"])
+
+
+def explain_problem(problem: ConvProblem, weights: Weights) -> Explanation:
+    """Say which kernel runs `problem`, and why each one before it does not."""
+    choice = choose(problem)
+    plan = choice.kernel.plan(problem, weights, cpu_target())
+    return Explanation(choice.kernel.name, choice.declined, plan.details(), error_bound(problem))

@@ -1,0 +1,84 @@
+"""From whatever the caller holds to a NumPy view of its memory, without a copy if possible."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+
+def as_numpy(value: Any, name: str) -> np.ndarray[Any, Any]:
+    """Return an ndarray that shares memory with `value`.
+
+    Parameters
+    ----------
+    value : array
+        An ndarray, or any object with `__array_interface__` or (CPU) DLPack.
+    name : str
+        The argument's name, for the error.
+
+    Raises
+    ------
+    TypeError
+        For masked arrays, object arrays, and everything that is not an array.
+    """
+    if type(value) is np.ndarray:
+        array = value
+    elif isinstance(value, np.ma.MaskedArray):
+        raise TypeError(
+            f"{name} is a masked array, and a convolution has no meaning for masked values; "
+            f"pass {name}.filled(...)"
+        )
+    elif isinstance(value, np.ndarray) or hasattr(value, "__array_interface__"):
+        array = np.asarray(value)
+    elif hasattr(value, "__cuda_array_interface__"):
+        raise TypeError(
+            f"{name} lies on a CUDA device, which this version of numbaconv does not serve; "
+            f"copy it to the host first"
+        )
+    elif hasattr(value, "__dlpack__"):
+        try:
+            array = np.from_dlpack(value)
+        except (RuntimeError, BufferError, TypeError) as error:
+            raise TypeError(
+                f"{name} of type {type(value).__name__} offers DLPack but not to NumPy: {error}"
+            ) from error
+    else:
+        raise TypeError(f"{name} must be a NumPy array, got {type(value).__name__}")
+    if array.dtype.hasobject:
+        raise TypeError(f"{name} must hold floating-point numbers, got dtype {array.dtype}")
+    return array
+
+
+def is_native(array: np.ndarray[Any, Any]) -> bool:
+    """Whether kernels can read `array` in place: aligned elements in native byte order."""
+    return (
+        array.flags.aligned
+        and array.dtype.isnative
+        and all(stride % array.itemsize == 0 for stride in array.strides)
+    )
+
+
+def require_dtype(array: np.ndarray[Any, Any], name: str, dtype: np.dtype[Any]) -> None:
+    """Refuse to cast silently; byte order alone is not another dtype."""
+    if array.dtype.newbyteorder("=") != dtype:
+        raise TypeError(
+            f"{name} has dtype {array.dtype} but the layer computes in {dtype}; "
+            f"nothing is cast silently, use {name}.astype({str(dtype)!r})"
+        )
+
+
+def address_of(array: np.ndarray[Any, Any]) -> int:
+    """The address of the first element."""
+    return int(array.__array_interface__["data"][0])
+
+
+def aligned_empty(size: int, dtype: np.dtype[Any], alignment: int = 64) -> np.ndarray[Any, Any]:
+    """A 1-D array whose first element sits on a cache line.
+
+    NumPy gives 16 bytes; a 64-byte vector load that straddles two lines costs two.
+    """
+    padding = alignment // dtype.itemsize
+    buffer = np.empty(size + padding, dtype)
+    skip = (-address_of(buffer) % alignment) // dtype.itemsize
+    return buffer[skip : skip + size]

@@ -1,0 +1,342 @@
+"""The layer: parameters, weights, and the plans it has made."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from .dispatch import Explanation, explain_problem, make_plan
+from .functional import Array, checked_input, checked_out, execute, filter_to_kio
+from .plan import Plan
+from .problem import (
+    ALGORITHMS,
+    Algorithm,
+    ConvProblem,
+    Geometry,
+    Padding,
+    PaddingMode,
+    as_dtype,
+    as_word,
+)
+from .weights import Weights, checked, frozen_copy, initial_weights
+
+# Plans kept for one layer: inputs of more shapes than this are planned again, in
+# microseconds, not compiled again.
+PLANS_KEPT = 32
+
+
+def as_device(device: Any) -> str | None:
+    """Return a device that this machine can serve, or say what is missing."""
+    if device is None or device == "cpu":
+        return device
+    if isinstance(device, str) and device.split(":")[0] == "cuda":
+        raise RuntimeError(
+            f"device={device!r} asks for CUDA, which this version of numbaconv does not serve; "
+            f"use device='cpu' or leave it out"
+        )
+    raise ValueError(f"device must be None, 'cpu' or 'cuda', got {device!r}")
+
+
+class Conv1D:
+    """A 1-D convolution (cross-correlation) over the rows of channel-last arrays.
+
+    Behaves as `max.nn.Conv1D` does, at every border.
+
+    Parameters
+    ----------
+    kernel_size : int
+        K, taps of the kernel.
+    in_channels, out_channels : int
+        C_in and C_out, both divisible by `num_groups`.
+    dtype : {float32, float64}, default float32
+        Of weights, inputs and outputs. Nothing is cast silently.
+    stride : int, default 1
+        Positions between outputs.
+    padding : int, (int, int), "same", "valid" or "causal", default 0
+        Positions added on the left and right; negative values crop. "same" gives
+        ceil(L/stride) outputs, "causal" is (dilation*(K-1), 0).
+    dilation : int, default 1
+        Positions between taps.
+    num_groups : int, default 1
+        G: output channels of one group see the input channels of that group only.
+    device : {None, "cpu"}
+        None: where the input lives.
+    has_bias : bool, default False
+        Whether a bias (C_out,) is added.
+    permute : bool, default False
+        Order axes as PyTorch does: input (N, C_in, L), output (N, C_out, L_out),
+        filter (C_out, C_in/G, K).
+    name : str, optional
+        Weights are named `{name}.weight` and `{name}.bias` in the state dict.
+    padding_mode : {"zeros", "reflect", "replicate", "circular"}, keyword-only
+        What stands in the padding. "reflect" needs padding < L, "circular" <= L.
+    algorithm : {"auto", "direct"}, keyword-only
+        "direct" sums products one by one: every element holds the bound that `explain`
+        states, and its bits depend on its receptive field alone.
+    rng : numpy.random.Generator, int or None, keyword-only
+        Source of the initial weights, uniform in ±1/sqrt(K*C_in/G).
+
+    Attributes
+    ----------
+    filter, bias : numpy.ndarray
+        Read-only; assignment copies. `bias` is None without bias.
+
+    Raises
+    ------
+    TypeError, ValueError
+        One sentence that names the argument, what came and what was expected.
+    RuntimeError
+        For a device that is not there.
+
+    See Also
+    --------
+    conv1d : the function, for a filter that is used once.
+    explain : which kernel runs, and why.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from numbaconv import Conv1D
+    >>> smooth = Conv1D(3, 1, 1, padding="same", padding_mode="replicate")
+    >>> smooth.filter = np.full((3, 1, 1), 1 / 3, np.float32)
+    >>> x = np.array([0, 3, 0, 3], np.float32).reshape(1, 4, 1)
+    >>> smooth(x).ravel().tolist()
+    [1.0, 1.0, 2.0, 2.0]
+    """
+
+    def __init__(
+        self,
+        kernel_size: int,
+        in_channels: int,
+        out_channels: int,
+        dtype: Any = np.float32,
+        stride: int = 1,
+        padding: Padding = 0,
+        dilation: int = 1,
+        num_groups: int = 1,
+        device: str | None = None,
+        has_bias: bool = False,
+        permute: bool = False,
+        name: str | None = None,
+        *,
+        padding_mode: PaddingMode = "zeros",
+        algorithm: Algorithm = "auto",
+        rng: Any = None,
+    ) -> None:
+        self._geometry = Geometry(
+            kernel_size, in_channels, out_channels, stride, padding, dilation, num_groups,
+            padding_mode,
+        )  # fmt: skip
+        self._dtype = as_dtype(dtype)
+        self._padding = padding
+        self._device = as_device(device)
+        self._permute = bool(permute)
+        if name is not None and not isinstance(name, str):
+            raise TypeError(f"name must be a string or None, got {name!r}")
+        self.name = name
+        self._algorithm = as_word(algorithm, "algorithm", ALGORITHMS)
+        self._set_weights(*initial_weights(self._geometry, self._dtype, bool(has_bias), rng))
+
+    # --- parameters, fixed at construction
+    kernel_size = property(lambda self: self._geometry.kernel_size, doc="K.")
+    in_channels = property(lambda self: self._geometry.in_channels, doc="C_in.")
+    out_channels = property(lambda self: self._geometry.out_channels, doc="C_out.")
+    stride = property(lambda self: self._geometry.stride, doc="Positions between outputs.")
+    dilation = property(lambda self: self._geometry.dilation, doc="Positions between taps.")
+    num_groups = property(lambda self: self._geometry.num_groups, doc="G.")
+    padding_mode = property(lambda self: self._geometry.padding_mode, doc="Rule of the padding.")
+    padding = property(lambda self: self._padding, doc="As it was given.")
+    dtype = property(lambda self: self._dtype, doc="Of weights, inputs and outputs.")
+    device = property(lambda self: self._device, doc="None: where the input lives.")
+    has_bias = property(lambda self: self._weights.bias is not None, doc="Whether a bias is added.")
+    permute = property(lambda self: self._permute, doc="Whether axes are in PyTorch's order.")
+    algorithm = property(lambda self: self._algorithm, doc='"auto" or "direct".')
+
+    # --- weights
+    @property
+    def filter(self) -> Array:
+        """The filter (K, C_in/G, C_out), read-only; (C_out, C_in/G, K) with `permute`."""
+        return filter_to_kio(self._weights.filter, self._permute)
+
+    @filter.setter
+    def filter(self, value: Any) -> None:
+        self._set_weights(self._checked_filter(value, "filter"), self._weights.bias)
+
+    @property
+    def bias(self) -> Array | None:
+        """The bias (C_out,), read-only, or None."""
+        return self._weights.bias
+
+    @bias.setter
+    def bias(self, value: Any) -> None:
+        self._set_weights(self._weights.filter, self._checked_bias(value, "bias"))
+
+    def _checked_filter(self, value: Any, name: str) -> Array:
+        shape = self.filter.shape
+        return filter_to_kio(checked(value, name, shape, self._dtype), self._permute)
+
+    def _checked_bias(self, value: Any, name: str) -> Array:
+        if self._weights.bias is None:
+            raise ValueError(f"{name} cannot be set: the layer was made with has_bias=False")
+        return checked(value, name, (self.out_channels,), self._dtype)
+
+    def _set_weights(self, weight: Array, bias: Array | None) -> None:
+        """Replace filter and bias at once, and forget the plans that were bound to the old."""
+        self._weights = Weights(
+            self._geometry,
+            frozen_copy(weight, self._dtype),
+            None if bias is None else frozen_copy(bias, self._dtype),
+        )
+        self._plans: OrderedDict[tuple[int, int], Plan] = OrderedDict()
+
+    def _key(self, entry: str) -> str:
+        return f"{self.name}.{entry}" if self.name else entry
+
+    def state_dict(self) -> dict[str, Array]:
+        """Return copies of the weights by name: `weight`, and `bias` if there is one."""
+        state = {self._key("weight"): self.filter.copy()}
+        if self.bias is not None:
+            state[self._key("bias")] = self.bias.copy()
+        return state
+
+    def load_state_dict(self, state: Mapping[str, Any], strict: bool = True) -> None:
+        """Replace the weights by those in `state`.
+
+        Parameters
+        ----------
+        state : mapping of str to array
+            Any NumPy, array-interface or (CPU) DLPack arrays of exactly the layer's
+            shapes and dtype.
+        strict : bool, default True
+            Refuse missing and unexpected keys; otherwise keep what is missing and
+            ignore what is not known.
+
+        Raises
+        ------
+        KeyError, TypeError, ValueError
+            The layer is then as it was.
+        """
+        if not isinstance(state, Mapping):
+            raise TypeError(
+                f"state must be a mapping of names to arrays, got {type(state).__name__}"
+            )
+        weight_key, bias_key = self._key("weight"), self._key("bias")
+        expected = [weight_key, bias_key] if self.has_bias else [weight_key]
+        missing = [key for key in expected if key not in state]
+        unexpected = [key for key in state if key not in expected]
+        if strict and (missing or unexpected):
+            raise KeyError(
+                f"state must have exactly the keys {expected}: "
+                f"missing {missing}, unexpected {unexpected}"
+            )
+        weight, bias = self._weights.filter, self._weights.bias
+        if weight_key in state:
+            weight = self._checked_filter(state[weight_key], weight_key)
+        if bias is not None and bias_key in state:
+            bias = self._checked_bias(state[bias_key], bias_key)
+        self._set_weights(weight, bias)
+
+    # --- computation
+    def _problem(self, batch: int, length: int) -> ConvProblem:
+        return ConvProblem(
+            self._geometry, batch, length, self._dtype,
+            has_bias=self.has_bias, algorithm=self._algorithm,
+        )  # fmt: skip
+
+    def _plan(self, batch: int, length: int) -> Plan:
+        plans, key = self._plans, (batch, length)
+        plan = plans.get(key)
+        if plan is None:
+            plan = plans[key] = make_plan(self._problem(batch, length), self._weights)
+            while len(plans) > PLANS_KEPT:
+                plans.popitem(last=False)
+        return plan
+
+    def __call__(self, x: Any, out: Array | None = None) -> Array:
+        """Convolve `x`.
+
+        Parameters
+        ----------
+        x : array, shape (N, L, C_in)
+            Of the layer's dtype, any strides, never written; (N, C_in, L) with `permute`.
+        out : numpy.ndarray, optional
+            Where to write y: its shape and dtype, any strides. Overlap with `x` is allowed.
+
+        Returns
+        -------
+        numpy.ndarray, shape (N, L_out, C_out)
+            `out` if given. (N, C_out, L_out) with `permute`.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If x or out do not fit the layer; nothing has been written then.
+        """
+        view = checked_input(x, self._geometry, self._dtype, self._permute)
+        plan = self._plan(view.shape[0], view.shape[1])
+        if out is None:
+            return execute(plan, view, None, self._permute)
+        execute(plan, view, checked_out(out, plan.problem, self._permute), self._permute)
+        return out
+
+    def explain(self, x: Any) -> Explanation:
+        """Say which kernel runs for `x`; see `numbaconv.explain`."""
+        view = checked_input(x, self._geometry, self._dtype, self._permute)
+        return explain_problem(self._problem(view.shape[0], view.shape[1]), self._weights)
+
+    # --- copies
+    def __getstate__(self) -> dict[str, Any]:
+        state = self.__dict__.copy()
+        del state["_plans"], state["_weights"]
+        return {**state, "weight": self._weights.filter, "bias": self._weights.bias}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        weight, bias = state.pop("weight"), state.pop("bias")
+        self.__dict__.update(state)
+        self._set_weights(weight, bias)
+
+    def __repr__(self) -> str:
+        defaults = dict(
+            stride=1, padding=0, dilation=1, num_groups=1, device=None, has_bias=False,
+            permute=False, name=None, padding_mode="zeros", algorithm="auto",
+        )  # fmt: skip
+        changed = [
+            f"{key}={getattr(self, key)!r}"
+            for key, default in defaults.items()
+            if getattr(self, key) != default
+        ]
+        shown = [
+            f"kernel_size={self.kernel_size}", f"in_channels={self.in_channels}",
+            f"out_channels={self.out_channels}", f"dtype={self._dtype.name}",
+        ]  # fmt: skip
+        return f"Conv1D({', '.join(shown + changed)})"
+
+
+def explain(layer: Conv1D, x: Any) -> Explanation:
+    """Say which kernel a layer runs for an input, why each earlier one declined, and how.
+
+    Parameters
+    ----------
+    layer : Conv1D
+    x : array
+        An input as the layer would get; its values are not read.
+
+    Returns
+    -------
+    Explanation
+        `str()` of it is for people; `kernel`, `declined`, `details` and `error_bound`
+        are for programs.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from numbaconv import Conv1D, explain
+    >>> explain(Conv1D(3, 8, 8, num_groups=8), np.zeros((1, 10, 8), np.float32)).kernel
+    'depthwise'
+    """
+    if not isinstance(layer, Conv1D):
+        raise TypeError(f"layer must be a Conv1D, got {type(layer).__name__}")
+    return layer.explain(x)

@@ -1,0 +1,239 @@
+"""What a convolution is, before anyone asks how to compute it.
+
+All validation lives here, and nothing here needs a compiler: a `Geometry` is what a
+layer knows, a `ConvProblem` is a geometry that has met an input of N rows of length L.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Literal, get_args
+
+import numpy as np
+
+PaddingMode = Literal["zeros", "reflect", "replicate", "circular"]
+Algorithm = Literal["auto", "direct"]
+Padding = int | tuple[int, int] | Literal["same", "valid", "causal"]
+
+PADDING_MODES: tuple[str, ...] = get_args(PaddingMode)
+PADDING_WORDS = ("same", "valid", "causal")
+ALGORITHMS: tuple[str, ...] = get_args(Algorithm)
+DTYPES = (np.dtype(np.float32), np.dtype(np.float64))
+
+
+def as_integer(value: Any, name: str, minimum: int | None = None) -> int:
+    """Return `value` as an int, or say which argument is not one."""
+    integral = isinstance(value, (int, np.integer)) and not isinstance(value, (bool, np.bool_))
+    if not integral or (minimum is not None and value < minimum):
+        wanted = "an integer" if minimum is None else f"an integer >= {minimum}"
+        error = ValueError if integral else TypeError
+        raise error(f"{name} must be {wanted}, got {value!r}")
+    return int(value)
+
+
+def as_word(value: Any, name: str, words: tuple[str, ...]) -> Any:
+    """Return `value` if it is one of `words`, or list the words."""
+    if not isinstance(value, str) or value not in words:
+        raise ValueError(f"{name} must be one of {', '.join(map(repr, words))}, got {value!r}")
+    return value
+
+
+def as_dtype(value: Any) -> np.dtype[Any]:
+    """Return `value` as one of the supported dtypes, in native byte order."""
+    try:
+        dtype = np.dtype(value).newbyteorder("=")
+    except TypeError:
+        dtype = None
+    if value is None or dtype not in DTYPES:
+        raise TypeError(f"dtype must be float32 or float64, got {value!r}")
+    return dtype
+
+
+def as_padding(value: Any, kernel_size: int, dilation: int) -> tuple[int, int] | Literal["same"]:
+    """Normalise padding to (left, right); only "same" has to wait for the length."""
+    if isinstance(value, str):
+        word = as_word(value, "padding", PADDING_WORDS)
+        if word == "same":
+            return "same"
+        return (dilation * (kernel_size - 1) if word == "causal" else 0, 0)
+    if isinstance(value, (tuple, list)):
+        if len(value) != 2:
+            raise ValueError(
+                f"padding must be an int, a pair (left, right) or one of "
+                f"{', '.join(map(repr, PADDING_WORDS))}, got {value!r}"
+            )
+        return (as_integer(value[0], "padding[0]"), as_integer(value[1], "padding[1]"))
+    if not isinstance(value, (int, np.integer)) or isinstance(value, (bool, np.bool_)):
+        raise TypeError(
+            f"padding must be an int, a pair (left, right) or one of "
+            f"{', '.join(map(repr, PADDING_WORDS))}, got {value!r}"
+        )
+    return (int(value), int(value))
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """Everything a layer knows before it sees an input.
+
+    Parameters are those of `numbaconv.Conv1D`. `padding` is normalised to a pair
+    (left, right), or stays "same", whose width depends on the length.
+
+    Raises
+    ------
+    TypeError, ValueError
+        One sentence that names the argument, what came and what was expected.
+    """
+
+    kernel_size: int
+    in_channels: int
+    out_channels: int
+    stride: int = 1
+    padding: Any = 0
+    dilation: int = 1
+    num_groups: int = 1
+    padding_mode: PaddingMode = "zeros"
+
+    def __post_init__(self) -> None:
+        set_field = object.__setattr__
+        for name in (
+            "kernel_size", "in_channels", "out_channels", "stride", "dilation", "num_groups",
+        ):  # fmt: skip
+            set_field(self, name, as_integer(getattr(self, name), name, minimum=1))
+        for name in ("in_channels", "out_channels"):
+            channels = getattr(self, name)
+            if channels % self.num_groups:
+                raise ValueError(
+                    f"{name} must be divisible by num_groups, "
+                    f"got {name}={channels} and num_groups={self.num_groups}"
+                )
+        as_word(self.padding_mode, "padding_mode", PADDING_MODES)
+        set_field(self, "padding", as_padding(self.padding, self.kernel_size, self.dilation))
+
+    @property
+    def group_in_channels(self) -> int:
+        """Input channels that one output channel sees, C_in/G."""
+        return self.in_channels // self.num_groups
+
+    @property
+    def group_out_channels(self) -> int:
+        """Output channels of one group, C_out/G."""
+        return self.out_channels // self.num_groups
+
+    @property
+    def span(self) -> int:
+        """Positions from the first tap to the last, `dilation*(K-1) + 1`."""
+        return self.dilation * (self.kernel_size - 1) + 1
+
+    @property
+    def reduction(self) -> int:
+        """Products summed for one output, R = K*C_in/G."""
+        return self.kernel_size * self.group_in_channels
+
+    @property
+    def filter_shape(self) -> tuple[int, int, int]:
+        """(K, C_in/G, C_out)."""
+        return (self.kernel_size, self.group_in_channels, self.out_channels)
+
+    def padding_for(self, length: int) -> tuple[int, int]:
+        """Return (left, right) for an input of `length` positions."""
+        if self.padding != "same":
+            return self.padding
+        outputs = -(-length // self.stride)
+        total = max(0, (outputs - 1) * self.stride + self.span - length)
+        return (total // 2, total - total // 2)
+
+
+@dataclass(frozen=True)
+class ConvProblem:
+    """One convolution, completely: a geometry, an input's extent, and the dtypes.
+
+    Attributes
+    ----------
+    geometry : Geometry
+    batch, length : int
+        N and L of the input (N, L, C_in).
+    dtype, filter_dtype, accumulator_dtype, out_dtype : numpy.dtype
+        Of x, of filter and bias, of the sums, and of y. All equal today.
+    has_bias : bool
+        The only epilogue so far.
+    algorithm : {"auto", "direct"}
+
+    Raises
+    ------
+    ValueError
+        If the padded input is shorter than the dilated kernel, or the padding is
+        wider than its mode allows.
+    """
+
+    geometry: Geometry
+    batch: int
+    length: int
+    dtype: np.dtype[Any]
+    has_bias: bool = False
+    algorithm: Algorithm = "auto"
+
+    def __post_init__(self) -> None:
+        as_word(self.algorithm, "algorithm", ALGORITHMS)
+        self._check_length()
+        self._check_border()
+
+    def _check_length(self) -> None:
+        g, (left, right) = self.geometry, self.padding
+        if self.length + left + right < g.span:
+            raise ValueError(
+                f"x is too short: length {self.length} + padding ({left}, {right}) = "
+                f"{self.length + left + right} is less than the dilated kernel, "
+                f"dilation*(kernel_size-1)+1 = {g.span}"
+            )
+        if self.cropped_length < 0:
+            raise ValueError(
+                f"padding ({left}, {right}) crops more positions than the length "
+                f"{self.length} of x has"
+            )
+
+    def _check_border(self) -> None:
+        mode, widest = self.geometry.padding_mode, max(self.padding)
+        limits = {
+            "reflect": (self.cropped_length - 1, "less than"),
+            "circular": (self.cropped_length, "at most"),
+            "replicate": (widest if self.cropped_length else 0, "zero for an empty input;"),
+        }
+        if widest <= 0 or mode not in limits:
+            return
+        limit, words = limits[mode]
+        if widest > limit:
+            raise ValueError(
+                f"padding for padding_mode={mode!r} must be {words} the length "
+                f"{self.cropped_length} of x (after cropping), got {self.padding}"
+            )
+
+    filter_dtype = accumulator_dtype = out_dtype = property(lambda self: self.dtype)
+
+    @cached_property
+    def padding(self) -> tuple[int, int]:
+        """(left, right), resolved for this length."""
+        return self.geometry.padding_for(self.length)
+
+    @property
+    def cropped_length(self) -> int:
+        """Positions of x that remain after negative padding has cropped."""
+        return self.length + sum(min(0, side) for side in self.padding)
+
+    @cached_property
+    def length_out(self) -> int:
+        """Positions of y, `(L + left + right - span)//stride + 1`."""
+        g = self.geometry
+        return (self.length + sum(self.padding) - g.span) // g.stride + 1
+
+    @property
+    def out_shape(self) -> tuple[int, int, int]:
+        """(N, L_out, C_out)."""
+        return (self.batch, self.length_out, self.geometry.out_channels)
+
+    @property
+    def flops(self) -> int:
+        """Floating-point operations of the definition, two for each product."""
+        return (
+            2 * self.batch * self.length_out * self.geometry.reduction * self.geometry.out_channels
+        )

@@ -1,0 +1,76 @@
+"""Filter and bias of one layer, and everything that is derived from them."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Hashable
+from typing import Any
+
+import numpy as np
+
+from .interop import as_numpy, require_dtype
+from .problem import Geometry
+
+
+def frozen_copy(array: np.ndarray[Any, Any], dtype: np.dtype[Any]) -> np.ndarray[Any, Any]:
+    """A C-contiguous, native, read-only copy."""
+    copy = np.array(array, dtype=dtype, order="C", copy=True, subok=False)
+    copy.flags.writeable = False
+    return copy
+
+
+def checked(
+    value: Any, name: str, shape: tuple[int, ...], dtype: np.dtype[Any]
+) -> np.ndarray[Any, Any]:
+    """Return `value` as an array of exactly this shape and dtype, or say what differs."""
+    array = as_numpy(value, name)
+    require_dtype(array, name, dtype)
+    if array.shape != shape:
+        raise ValueError(f"{name} must have shape {shape}, got {array.shape}")
+    return array
+
+
+class Weights:
+    """An immutable pair of filter and bias, with the forms that kernels pack them into.
+
+    A layer replaces its `Weights` as a whole on assignment, so what was packed from
+    one filter can never meet another.
+
+    Parameters
+    ----------
+    geometry : Geometry
+    filter : numpy.ndarray
+        (K, C_in/G, C_out), any strides; read, never written.
+    bias : numpy.ndarray or None
+        (C_out,).
+    """
+
+    def __init__(
+        self,
+        geometry: Geometry,
+        filter: np.ndarray[Any, Any],
+        bias: np.ndarray[Any, Any] | None,
+    ) -> None:
+        self.geometry = geometry
+        self.filter = filter
+        self.bias = bias
+        self._packed: dict[Hashable, Any] = {}
+        self._lock = threading.Lock()
+
+    def packed(self, form: Hashable, pack: Callable[[Weights], Any]) -> Any:
+        """Return these weights in a packed `form`, made once and shared by all plans."""
+        with self._lock:
+            if form not in self._packed:
+                self._packed[form] = pack(self)
+            return self._packed[form]
+
+
+def initial_weights(
+    geometry: Geometry, dtype: np.dtype[Any], has_bias: bool, rng: Any
+) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any] | None]:
+    """Draw filter and bias uniformly from ±1/sqrt(K*C_in/G), as `torch.nn.Conv1d` does."""
+    generator = np.random.default_rng(rng)
+    bound = 1.0 / np.sqrt(geometry.reduction)
+    weight = generator.uniform(-bound, bound, geometry.filter_shape).astype(dtype)
+    bias = generator.uniform(-bound, bound, geometry.out_channels).astype(dtype)
+    return weight, bias if has_bias else None
