@@ -7,6 +7,7 @@
 (2, 1000, 128)
 """
 
+from ._threads import get_num_threads, set_num_threads
 from .dispatch import Explanation
 from .functional import conv1d
 from .layer import Conv1D, explain
@@ -14,4 +15,13 @@ from .problem import ConvProblem, Geometry
 
 __version__ = "0.1.0"
 
-__all__ = ["Conv1D", "ConvProblem", "Explanation", "Geometry", "conv1d", "explain"]
+__all__ = [
+    "Conv1D",
+    "ConvProblem",
+    "Explanation",
+    "Geometry",
+    "conv1d",
+    "explain",
+    "get_num_threads",
+    "set_num_threads",
+]

@@ -6,13 +6,12 @@ from typing import Any
 
 import numpy as np
 
+from ._threads import as_threads
 from .dispatch import make_plan
 from .interop import as_numpy, is_native, require_dtype
-from .plan import Plan
+from .plan import Array, Plan
 from .problem import Algorithm, ConvProblem, Geometry, Padding, PaddingMode, as_dtype, as_integer
 from .weights import Weights, checked
-
-Array = np.ndarray[Any, Any]
 
 
 def channel_last(array: Array, permute: bool) -> Array:
@@ -56,22 +55,19 @@ def checked_out(value: Any, problem: ConvProblem, permute: bool) -> Array:
     return channel_last(np.asarray(value), permute)
 
 
-def execute(plan: Plan, x: Array, out: Array | None, permute: bool) -> Array:
-    """Run `plan`; `x` and `out` are channel-last views. Returns y in the caller's order.
-
-    A temporary stands in for an `out` that shares memory with x or that kernels cannot
-    write in place (byte-swapped or unaligned).
-    """
+def execute(
+    plan: Plan, x: Array, out: Array | None, permute: bool, threads: int | None = None
+) -> Array:
+    """Run `plan`; `x` and `out` are channel-last views. Returns y in the caller's order."""
     n, length, channels = plan.problem.out_shape
     if out is None:
         shape = (n, channels, length) if permute else (n, length, channels)
         out = channel_last(np.empty(shape, plan.problem.out_dtype), permute)
-        plan.execute(x, out)
-    elif is_native(out) and not np.may_share_memory(x, out):
-        plan.execute(x, out)
+    if is_native(out):
+        plan.execute(x, out, threads)
     else:
         result = np.empty(plan.problem.out_shape, plan.problem.out_dtype)
-        plan.execute(x, result)
+        plan.execute(x, result, threads)
         out[...] = result
     return channel_last(out, permute)
 
@@ -113,6 +109,7 @@ def conv1d(
     permute: bool = False,
     out: Array | None = None,
     algorithm: Algorithm = "auto",
+    threads: int | None = None,
 ) -> Array:
     """Convolve the rows of `x` with a filter (cross-correlation: the kernel is not flipped).
 
@@ -142,6 +139,8 @@ def conv1d(
     algorithm : {"auto", "direct"}
         "direct" sums products one by one: every element holds the bound that `explain`
         states, and its bits depend on its receptive field alone.
+    threads : int, optional
+        Threads of this call, by default those of `set_num_threads`.
 
     Returns
     -------
@@ -174,7 +173,8 @@ def conv1d(
         num_groups=num_groups, padding_mode=padding_mode, permute=permute, algorithm=algorithm,
     )  # fmt: skip
     target = None if out is None else checked_out(out, problem, permute)
-    y = execute(make_plan(problem, weights), x, target, permute)
+    threads = None if threads is None else as_threads(threads)
+    y = execute(make_plan(problem, weights), x, target, permute, threads)
     return y if out is None else out
 
 

@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 
+from ._threads import as_threads
 from .dispatch import Explanation, explain_problem, make_plan
-from .functional import Array, checked_input, checked_out, execute, filter_to_kio
-from .plan import Plan
+from .functional import channel_last, checked_input, checked_out, execute, filter_to_kio
+from .plan import Array, BoundCall, Plan
 from .problem import (
     ALGORITHMS,
     Algorithm,
@@ -23,9 +24,27 @@ from .problem import (
 )
 from .weights import Weights, checked, frozen_copy, initial_weights
 
-# Plans kept for one layer: inputs of more shapes than this are planned again, in
+# Plans and bound calls kept for one layer: inputs of more shapes than this are planned again, in
 # microseconds, not compiled again.
 PLANS_KEPT = 32
+
+
+def is_plain(array: Any, dtype: np.dtype[Any]) -> bool:
+    """Whether `array` is an ndarray that kernels read in place, whatever its strides."""
+    return type(array) is np.ndarray and array.dtype == dtype and array.flags.aligned
+
+
+def is_target(array: Array, shape: tuple[int, ...]) -> bool:
+    """Whether kernels that expect a contiguous y of this shape can write to `array`."""
+    flags = array.flags
+    return flags.c_contiguous and flags.writeable and array.shape == shape
+
+
+def remember(kept: OrderedDict[Any, Any], key: Any, value: Any) -> None:
+    """Add to a bounded dictionary, forgetting the oldest entries."""
+    kept[key] = value
+    while len(kept) > PLANS_KEPT:
+        kept.popitem(last=False)
 
 
 def as_device(device: Any) -> str | None:
@@ -78,6 +97,8 @@ class Conv1D:
         states, and its bits depend on its receptive field alone.
     rng : numpy.random.Generator, int or None, keyword-only
         Source of the initial weights, uniform in ±1/sqrt(K*C_in/G).
+    threads : int, optional, keyword-only
+        Threads of a call, by default those of `set_num_threads`.
 
     Attributes
     ----------
@@ -125,6 +146,7 @@ class Conv1D:
         padding_mode: PaddingMode = "zeros",
         algorithm: Algorithm = "auto",
         rng: Any = None,
+        threads: int | None = None,
     ) -> None:
         self._geometry = Geometry(
             kernel_size, in_channels, out_channels, stride, padding, dilation, num_groups,
@@ -138,6 +160,7 @@ class Conv1D:
             raise TypeError(f"name must be a string or None, got {name!r}")
         self.name = name
         self._algorithm = as_word(algorithm, "algorithm", ALGORITHMS)
+        self._threads = None if threads is None else as_threads(threads)
         self._set_weights(*initial_weights(self._geometry, self._dtype, bool(has_bias), rng))
 
     # --- parameters, fixed at construction
@@ -153,6 +176,7 @@ class Conv1D:
     device = property(lambda self: self._device, doc="None: where the input lives.")
     has_bias = property(lambda self: self._weights.bias is not None, doc="Whether a bias is added.")
     permute = property(lambda self: self._permute, doc="Whether axes are in PyTorch's order.")
+    threads = property(lambda self: self._threads, doc="Threads of a call, None by default.")
     algorithm = property(lambda self: self._algorithm, doc='"auto" or "direct".')
 
     # --- weights
@@ -191,6 +215,7 @@ class Conv1D:
             None if bias is None else frozen_copy(bias, self._dtype),
         )
         self._plans: OrderedDict[tuple[int, int], Plan] = OrderedDict()
+        self._calls: OrderedDict[Any, tuple[BoundCall, tuple[int, ...]]] = OrderedDict()
 
     def _key(self, entry: str) -> str:
         return f"{self.name}.{entry}" if self.name else entry
@@ -247,15 +272,13 @@ class Conv1D:
         )  # fmt: skip
 
     def _plan(self, batch: int, length: int) -> Plan:
-        plans, key = self._plans, (batch, length)
-        plan = plans.get(key)
+        plan = self._plans.get((batch, length))
         if plan is None:
-            plan = plans[key] = make_plan(self._problem(batch, length), self._weights)
-            while len(plans) > PLANS_KEPT:
-                plans.popitem(last=False)
+            plan = make_plan(self._problem(batch, length), self._weights)
+            remember(self._plans, (batch, length), plan)
         return plan
 
-    def __call__(self, x: Any, out: Array | None = None) -> Array:
+    def __call__(self, x: Any, out: Array | None = None, *, threads: int | None = None) -> Array:
         """Convolve `x`.
 
         Parameters
@@ -264,6 +287,8 @@ class Conv1D:
             Of the layer's dtype, any strides, never written; (N, C_in, L) with `permute`.
         out : numpy.ndarray, optional
             Where to write y: its shape and dtype, any strides. Overlap with `x` is allowed.
+        threads : int, optional
+            Threads of this call, by default those of the layer or of `set_num_threads`.
 
         Returns
         -------
@@ -275,12 +300,27 @@ class Conv1D:
         TypeError, ValueError
             If x or out do not fit the layer; nothing has been written then.
         """
+        threads = self._threads if threads is None else as_threads(threads)
+        # An array like that of an earlier call has passed its checks before; to look it up
+        # takes a third of the time of checking.
+        known = self._calls.get((x.shape, x.strides)) if is_plain(x, self._dtype) else None
+        if known is not None:
+            call, shape = known
+            y = np.empty(shape, self._dtype) if out is None else out
+            fits = out is None or (is_plain(out, self._dtype) and is_target(out, shape))
+            if fits and call(x, y, threads):
+                return y
+        return self._checked_call(x, out, threads)
+
+    def _checked_call(self, x: Any, out: Array | None, threads: int | None) -> Array:
         view = checked_input(x, self._geometry, self._dtype, self._permute)
         plan = self._plan(view.shape[0], view.shape[1])
-        if out is None:
-            return execute(plan, view, None, self._permute)
-        execute(plan, view, checked_out(out, plan.problem, self._permute), self._permute)
-        return out
+        target = None if out is None else checked_out(out, plan.problem, self._permute)
+        y = execute(plan, view, target, self._permute, threads)
+        if is_plain(x, self._dtype) and is_target(y, y.shape):
+            call = plan.bind(view.strides, channel_last(y, self._permute).strides)
+            remember(self._calls, (x.shape, x.strides), (call, y.shape))
+        return y if out is None else out
 
     def explain(self, x: Any) -> Explanation:
         """Say which kernel runs for `x`; see `numbaconv.explain`."""
@@ -290,7 +330,7 @@ class Conv1D:
     # --- copies
     def __getstate__(self) -> dict[str, Any]:
         state = self.__dict__.copy()
-        del state["_plans"], state["_weights"]
+        del state["_plans"], state["_calls"], state["_weights"]
         return {**state, "weight": self._weights.filter, "bias": self._weights.bias}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -301,7 +341,7 @@ class Conv1D:
     def __repr__(self) -> str:
         defaults = dict(
             stride=1, padding=0, dilation=1, num_groups=1, device=None, has_bias=False,
-            permute=False, name=None, padding_mode="zeros", algorithm="auto",
+            permute=False, name=None, padding_mode="zeros", algorithm="auto", threads=None,
         )  # fmt: skip
         changed = [
             f"{key}={getattr(self, key)!r}"

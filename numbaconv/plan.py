@@ -3,37 +3,55 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
 from .problem import ConvProblem
 
+Array = np.ndarray[Any, Any]
+
+
+class BoundCall(Protocol):
+    """A plan that has met the strides of x and y: all that can be known before the call."""
+
+    def __call__(self, x: Array, y: Array, threads: int | None) -> bool:
+        """Compute all of y; return False, with nothing written, if x and y may overlap."""
+
 
 class Plan(ABC):
     """A kernel with its blocking, bound to weights, for one problem.
 
-    Plans are immutable and may be executed by several threads at once.
+    Plans are immutable and may be used by several threads at once.
     """
 
     problem: ConvProblem
 
     @abstractmethod
-    def execute(self, x: np.ndarray[Any, Any], out: np.ndarray[Any, Any]) -> None:
-        """Compute all of `out` (N, L_out, C_out) from `x` (N, L, C_in).
+    def bind(self, x_strides: tuple[int, ...], y_strides: tuple[int, ...]) -> BoundCall:
+        """Prepare calls on x (N, L, C_in) and y (N, L_out, C_out) with these strides in bytes.
 
-        Both are native arrays of the problem's dtype with any strides; they do not overlap.
+        Both are aligned native arrays of the problem's dtype with any strides.
         """
 
     @abstractmethod
     def details(self) -> dict[str, str]:
         """Facts for `explain`: tile, blocking, threads."""
 
+    def execute(self, x: Array, y: Array, threads: int | None = None) -> None:
+        """Compute all of y from x, through a temporary where the two may overlap."""
+        if y.size == 0 or self.bind(x.strides, y.strides)(x, y, threads):
+            return
+        result = np.empty(y.shape, y.dtype)
+        self.bind(x.strides, result.strides)(x, result, threads)
+        y[...] = result
+
 
 def error_bound(problem: ConvProblem) -> str:
     """The elementwise bound of direct summation in words (Higham 2002, section 3.1)."""
     terms = problem.geometry.reduction + 1
+    unit = np.finfo(problem.accumulator_dtype).eps / 2
     return (
         f"|error| <= gamma({terms})*(|x|*|w| + |b|) + {terms - 1}*tiny, "
-        f"gamma(n) = n*u/(1 - n*u), u = {np.finfo(problem.accumulator_dtype).eps / 2:.3g}"
+        f"gamma(n) = n*u/(1 - n*u), u = {unit:.3g}"
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Hashable
 from typing import Any
 
@@ -55,14 +54,13 @@ class Weights:
         self.filter = filter
         self.bias = bias
         self._packed: dict[Hashable, Any] = {}
-        self._lock = threading.Lock()
 
     def packed(self, form: Hashable, pack: Callable[[Weights], Any]) -> Any:
         """Return these weights in a packed `form`, made once and shared by all plans."""
-        with self._lock:
-            if form not in self._packed:
-                self._packed[form] = pack(self)
-            return self._packed[form]
+        packed = self._packed.get(form)
+        if packed is None:  # two threads may both pack; the first to finish is kept
+            packed = self._packed.setdefault(form, pack(self))
+        return packed
 
 
 def initial_weights(

@@ -22,6 +22,10 @@ MAX_VECTORS = 4
 # nothing was gained, and threads would share less evenly.
 MAX_RUN = 480
 
+# Below this much work one thread is faster: entering and leaving a parallel region costs
+# 2-5 µs on two cores (GNU OpenMP), in which one core does 0.5-1 MFLOP.
+PARALLEL_FLOPS = 2_000_000
+
 
 def split_evenly(total: int, most: int) -> list[int]:
     """Split `total` into the fewest parts of at most `most`, as equal as possible.
@@ -149,11 +153,9 @@ def inside_of(problem: ConvProblem, rows: int) -> Inside:
     return Inside(first, last)
 
 
-def workers_for(
-    problem: ConvProblem, panels: int, rows: int, threads: int, parallel_flops: int
-) -> tuple[int, bool]:
+def workers_for(problem: ConvProblem, panels: int, rows: int, threads: int) -> tuple[int, bool]:
     """Return (workers, whether they divide panels rather than positions)."""
-    if threads == 1 or problem.flops < parallel_flops:
+    if threads == 1 or problem.flops < PARALLEL_FLOPS:
         return 1, False
     tiles = -(-problem.batch * problem.length_out // rows)
     if tiles >= 4 * threads or tiles >= panels:

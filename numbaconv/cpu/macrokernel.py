@@ -12,9 +12,10 @@ from __future__ import annotations
 import numba
 import numpy as np
 from numba.core import types
+from numba.extending import overload
 
 from .. import _jit
-from .memory import call_address, copy_block, data, offset, pointer, record
+from .memory import call_address, copy_block, data, keep, offset, pointer, record
 from .window import fill_window
 
 
@@ -57,13 +58,14 @@ def share(total, worker, workers, multiple):
     return total * worker // workers // multiple * multiple
 
 
-def convolve(element, call, x_address, y_address, worker, workers):
+def convolve(element, call, x_address, y_address, worker, workers, divide_panels):
     """One worker's share: all positions of some panels, or all panels of some positions."""
     c = record(call, 0, "call")
-    x, y = pointer(x_address, element), pointer(y_address, element)
+    x = offset(pointer(x_address, element), c.crop * c.x_row)
+    y = pointer(y_address, element)
     first, last = 0, c.batch * c.length_out
     first_panel, last_panel = 0, c.panel_count
-    if c.divide_panels:
+    if divide_panels:
         first_panel = share(c.panel_count, worker, workers, 1)
         last_panel = share(c.panel_count, worker + 1, workers, 1)
     else:
@@ -94,24 +96,53 @@ def convolve(element, call, x_address, y_address, worker, workers):
             offset(y, n * c.y_batch + l * c.y_row), rows, first_panel, last_panel, stage,
         )  # fmt: skip
         first += rows
-    # The buffers must outlive the pointers into them: Numba frees an array at its last use.
-    window_buffer.size, stage_buffer.size  # noqa: B018
+    keep(window_buffer)
+    keep(stage_buffer)
 
 
 def convolve_address(dtype: np.dtype) -> int:
     """Compile the macrokernel for `dtype`, once a process, and return its address."""
     element = types.DType(types.float32 if dtype.itemsize == 4 else types.float64)
-    return _jit.c_address(convolve, types.void(element, *[types.int64] * 5))
+    return _jit.c_address(convolve, types.void(element, *[types.int64] * 6))
+
+
+def address(array):
+    """The address of an array's first element; an address already is one."""
+
+
+@overload(address, inline="always")
+def _address(array):
+    if isinstance(array, types.Array):
+        return lambda array: np.int64(array.ctypes.data)
+    return lambda array: array
+
+
+@_jit.jit
+def overlap(call, x, y):
+    """Whether the memory that x and y span has a byte in common."""
+    c = record(call, 0, "call")
+    return x + c.x_low < y + c.y_high and y + c.y_low < x + c.x_high
 
 
 @_jit.jit
 def launch(kernel, call, x, y):
-    """Run the macrokernel in this thread."""
-    call_address(kernel, (0, call, x, y, 0, 1))
+    """Run the macrokernel in this thread, unless x and y (arrays or addresses) overlap.
+
+    Returns whether it ran.
+    """
+    x_address, y_address = address(x), address(y)
+    if overlap(call, x_address, y_address):
+        return False
+    call_address(kernel, (0, call, x_address, y_address, 0, 1, 0))
+    return True
 
 
 @_jit.parallel_jit
-def launch_parallel(kernel, call, x, y, workers):
-    """Run the macrokernel in `workers` shares, each in a thread."""
+def launch_parallel(kernel, call, x, y, workers, divide_panels):
+    """As `launch`, in `workers` shares, each in a thread."""
+    x_address, y_address = address(x), address(y)
+    if overlap(call, x_address, y_address):
+        return False
     for worker in numba.prange(workers):
-        call_address(kernel, (0, call, x, y, worker, workers))
+        call_address(kernel, (0, call, x_address, y_address, worker, workers, divide_panels))
+    return True

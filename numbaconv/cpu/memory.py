@@ -54,6 +54,16 @@ def call_address(typingctx, address, arguments):
 
 
 @intrinsic
+def keep(typingctx, array):
+    """Use `array`, so that it outlives the pointers into it: Numba frees at the last use."""
+
+    def codegen(context, builder, signature, values):
+        return context.get_dummy_value()
+
+    return types.void(array), codegen
+
+
+@intrinsic
 def data(typingctx, array):
     """The address of an array's first element, as a pointer."""
     result = types.CPointer(array.dtype)

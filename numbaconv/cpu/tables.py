@@ -15,14 +15,15 @@ CALL = int64_fields(
     "panels", "panel_count", "blocks", "block_count", "weights", "bias",
     "batch", "length", "length_out", "in_channels",
     "x_batch", "x_row", "x_channel", "y_batch", "y_row", "y_channel",
-    "stride", "dilation", "left", "mode",
+    "x_low", "x_high", "y_low", "y_high",  # bytes from the first element to either end
+    "crop", "stride", "dilation", "left", "mode",
     "inside_first", "inside_last",  # positions of y whose receptive field lies in x
     "run", "window_run",  # positions of one run in place, and through a window
     "window_stride", "window_dilation", "window_strips", "window_pitch", "window_step",
     "window_first_rows", "window_more_rows", "window_size",
     "stage_width",  # columns of the buffer that stands in for a y that is not channel-last
     "x_is_merged", "window_is_merged",  # whether taps follow each other without a gap
-    "divide_panels", "row_tile",
+    "row_tile",
 )  # fmt: skip
 
 # One panel: its kernel, what it reads and what it writes (offsets in elements).
