@@ -78,9 +78,15 @@ def choose(
     raise LookupError(f"no kernel accepts {problem}")
 
 
+@functools.lru_cache(maxsize=1024)
+def chosen(problem: ConvProblem) -> Kernel:
+    """The kernel of `choose`, remembered, since `conv1d` asks in every call."""
+    return choose(problem).kernel
+
+
 def make_plan(problem: ConvProblem, weights: Weights) -> Plan:
     """Choose a kernel for `problem` and bind it to `weights`."""
-    return choose(problem).kernel.plan(problem, weights, cpu_target())
+    return chosen(problem).plan(problem, weights, cpu_target())
 
 
 @dataclass(frozen=True)

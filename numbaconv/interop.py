@@ -70,7 +70,7 @@ def require_dtype(array: np.ndarray[Any, Any], name: str, dtype: np.dtype[Any]) 
 
 def address_of(array: np.ndarray[Any, Any]) -> int:
     """The address of the first element."""
-    return int(array.__array_interface__["data"][0])
+    return int(array.ctypes.data)
 
 
 def aligned_empty(size: int, dtype: np.dtype[Any], alignment: int = 64) -> np.ndarray[Any, Any]:

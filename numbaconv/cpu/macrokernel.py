@@ -9,6 +9,8 @@ launcher call by address: the launchers then know no dtype and compile in a mome
 
 from __future__ import annotations
 
+import functools
+
 import numba
 import numpy as np
 from numba.core import types
@@ -100,6 +102,7 @@ def convolve(element, call, x_address, y_address, worker, workers, divide_panels
     keep(stage_buffer)
 
 
+@functools.cache
 def convolve_address(dtype: np.dtype) -> int:
     """Compile the macrokernel for `dtype`, once a process, and return its address."""
     element = types.DType(types.float32 if dtype.itemsize == 4 else types.float64)

@@ -31,6 +31,9 @@ from .vector import VectorBuilder, i8, i64, void
 UNROLL = 4
 
 
+Family = Literal["dense", "depthwise"]
+
+
 @dataclass(frozen=True)
 class Tile:
     """The compile-time description of one panel kernel.
@@ -49,7 +52,7 @@ class Tile:
         Whether the processor fuses multiply-adds.
     """
 
-    family: Literal["dense", "depthwise"]
+    family: Family
     bits: int
     lanes: int
     rows: int

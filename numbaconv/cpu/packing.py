@@ -19,32 +19,28 @@ class PackedWeights:
 
     filter: np.ndarray[Any, Any]
     bias: np.ndarray[Any, Any]
-    filter_offsets: tuple[int, ...]
-    bias_offsets: tuple[int, ...]
 
 
 def pack(weights: Weights, panels: Sequence[Panel]) -> PackedWeights:
     """Copy filter and bias into zero-padded panels of NR columns, each on a cache line.
 
     Depthwise filters (K, 1, C) and dense ones (K, C_in/G, C_out) have the same form.
+    Panel p begins at row `panel.column * K*C_in/G` of the filter and `panel.column` of
+    the bias, where `column` counts the columns of the panels before it.
     """
     taps, depth, _ = weights.filter.shape
     reduction = taps * depth
     rows = weights.filter.reshape(reduction, -1)
-    width = sum(panel.tile.width for panel in panels)
+    width = panels[-1].column + panels[-1].tile.width
     dtype = weights.filter.dtype
-    packed, bias = aligned_empty(reduction * width, dtype), aligned_empty(width, dtype)
-    filter_offsets, bias_offsets, done = [], [], 0
+    filter_, bias = aligned_empty(reduction * width, dtype), aligned_empty(width, dtype)
     for panel in panels:
         channels = slice(panel.first, panel.first + panel.channels)
-        filter_offsets.append(done * reduction)
-        bias_offsets.append(done)
-        end = done + panel.tile.width
-        block = packed[done * reduction : end * reduction].reshape(reduction, panel.tile.width)
+        begin, end = panel.column, panel.column + panel.tile.width
+        block = filter_[begin * reduction : end * reduction].reshape(reduction, end - begin)
         block[:, : panel.channels] = rows[:, channels]
         block[:, panel.channels :] = 0
-        bias[done:end] = 0
+        bias[begin:end] = 0
         if weights.bias is not None:
-            bias[done : done + panel.channels] = weights.bias[channels]
-        done = end
-    return PackedWeights(packed, bias, tuple(filter_offsets), tuple(bias_offsets))
+            bias[begin : begin + panel.channels] = weights.bias[channels]
+    return PackedWeights(filter_, bias)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from functools import lru_cache, partial
-from typing import Literal
+from functools import lru_cache
 
 import numpy as np
 
@@ -12,13 +11,14 @@ from ..interop import address_of
 from ..plan import Array, Plan
 from ..problem import ConvProblem
 from ..weights import Weights
-from . import blocking
+from .blocking import PARALLEL_FLOPS, Blocking, Inside, blocking_for
 from .macrokernel import convolve_address, launch, launch_parallel
+from .microkernel import Family
 from .packing import pack
 from .panel import panel_address
 from .tables import BLOCK, CALL, PANEL
 from .target import Target
-from .window import MODE_CODES, window_shape
+from .window import MODE_CODES, WindowShape, window_shape
 
 
 class PanelPlan(Plan):
@@ -33,65 +33,43 @@ class PanelPlan(Plan):
     """
 
     def __init__(
-        self,
-        problem: ConvProblem,
-        weights: Weights,
-        target: Target,
-        family: Literal["dense", "depthwise"],
+        self, problem: ConvProblem, weights: Weights, target: Target, family: Family
     ) -> None:
-        geometry = problem.geometry
-        self.problem, self.target, self.family = problem, target, family
-        self.depth = geometry.group_in_channels
-        self.panels = blocking.panels_for(problem, target, family)
-        self.tile = max((panel.tile for panel in self.panels), key=lambda tile: tile.width)
-        self.run = blocking.run_length(problem, self.tile.rows, target)
-        self.inside = blocking.inside_of(problem, self.tile.rows)
-        self.blocks = blocking.reduction_blocks(
-            geometry, self.depth, self.tile.width, problem.dtype.itemsize, target
+        self.problem = problem
+        self.blocking = blocking_for(problem, target, family)
+        self.packed = weights.packed(
+            (family, target), lambda weights: pack(weights, self.blocking.panels)
         )
-        self.packed = weights.packed((family, target), lambda weights: pack(weights, self.panels))
-        self.panel_table, self.block_table = self._panel_table(), self._block_table()
-        self.kernel = convolve_address(problem.dtype)
-        # A plan meets few pairs of strides and numbers of threads.
-        self._bound = lru_cache(maxsize=8)(partial(PanelCall, self))
-        self.workers = lru_cache(maxsize=8)(
-            partial(blocking.workers_for, problem, len(self.panels), self.tile.rows)
-        )
-
-    def _panel_table(self) -> Array:
-        rows = [
-            (
-                panel_address(panel.tile),
-                panel.group * self.depth if self.family == "dense" else panel.first,
-                panel.first, panel.channels, panel.tile.width, panel.last_lanes,
-                filter_offset, bias_offset,
-            )
-            for panel, filter_offset, bias_offset in zip(
-                self.panels, self.packed.filter_offsets, self.packed.bias_offsets, strict=True
-            )
-        ]  # fmt: skip
-        return np.array(rows, PANEL)
-
-    def _block_table(self) -> Array:
-        rows = [(b.first_tap, b.taps, b.first_channel, b.depth, self.depth) for b in self.blocks]
-        return np.array(rows, BLOCK)
+        self._calls: dict[tuple[tuple[int, ...], tuple[int, ...]], PanelCall] = {}
 
     def bind(self, x_strides: tuple[int, ...], y_strides: tuple[int, ...]) -> PanelCall:
-        return self._bound(x_strides, y_strides)
+        call = self._calls.get((x_strides, y_strides))
+        if call is None:
+            call = PanelCall(self, x_strides, y_strides)
+            if len(self._calls) >= CALLS_KEPT:
+                self._calls.clear()
+            self._calls[x_strides, y_strides] = call
+        return call
 
     def details(self) -> dict[str, str]:
-        tiles = dict.fromkeys(panel.tile.name for panel in self.panels)
-        inside = f"{self.inside.first}:{self.inside.last}" if self.inside.last else "none"
-        workers, divide_panels = self.workers(_threads.allowed(None))
+        blocking = self.blocking
+        tiles = dict.fromkeys(panel.tile.name for panel in blocking.panels)
+        inside = f"{blocking.inside.first}:{blocking.inside.last}"
+        workers, divide_panels = blocking.workers(_threads.allowed(None))
         return {
-            "tile": ", ".join(tiles) + f" ({len(self.panels)} panels)",
+            "tile": ", ".join(tiles) + f" ({len(blocking.panels)} panels)",
             "blocking": (
-                f"runs of {self.run} positions, reduction in {len(self.blocks)} block(s), "
-                f"positions read in place {inside} of {self.problem.length_out}"
+                f"runs of {blocking.run} positions, "
+                f"reduction in {len(blocking.reduction)} block(s), positions read in place "
+                f"{inside if blocking.inside.last else 'none'} of {self.problem.length_out}"
             ),
             "threads": f"{workers}, dividing {'panels' if divide_panels else 'positions'}",
             "packed weights": f"{self.packed.filter.nbytes / 1024:.1f} KiB",
         }
+
+
+# Pairs of strides that one plan remembers: a program has few.
+CALLS_KEPT = 16
 
 
 class PanelCall:
@@ -100,11 +78,15 @@ class PanelCall:
     def __init__(
         self, plan: PanelPlan, x_strides: tuple[int, ...], y_strides: tuple[int, ...]
     ) -> None:
-        self.plan = plan
-        self.kernel = plan.kernel
-        self.table = call_table(plan, x_strides, y_strides)
+        self.workers = plan.blocking.workers
+        self.is_small = plan.problem.flops < PARALLEL_FLOPS
+        self.kernel = convolve_address(plan.problem.dtype)
+        self.packed = plan.packed
+        table, *self.pointed_at = call_table(plan.blocking, x_strides, y_strides)
+        self.table = table.copy()
+        self.table["weights"] = address_of(plan.packed.filter)
+        self.table["bias"] = address_of(plan.packed.bias)
         self.address = address_of(self.table)
-        self.is_small = plan.problem.flops < blocking.PARALLEL_FLOPS
 
     def __call__(self, x: Array, y: Array, threads: int | None) -> bool:
         # A compiled launcher reads the address of a plain C-contiguous array in 0.1 µs,
@@ -113,7 +95,7 @@ class PanelCall:
             x, y = address_of(x), address_of(y)  # type: ignore[assignment]
         if self.is_small:
             return launch(self.kernel, self.address, x, y)
-        workers, divide_panels = self.plan.workers(_threads.allowed(threads))
+        workers, divide_panels = self.workers(_threads.allowed(threads))
         if workers == 1:
             return launch(self.kernel, self.address, x, y)
         return _threads.run(
@@ -122,19 +104,43 @@ class PanelCall:
         )
 
 
-def window_run(plan: PanelPlan, inside: blocking.Inside) -> int:
-    """Positions of a window: as many as a run, the borders and a quarter of L2 allow."""
-    problem, geometry = plan.problem, plan.problem.geometry
-    positions = min(plan.run, problem.length_out)
+@lru_cache(maxsize=1024)
+def panel_table(blocking: Blocking) -> Array:
+    """A row for each panel: its kernel, compiled if need be, and what it reads and writes."""
+    geometry = blocking.problem.geometry
+    depth = geometry.group_in_channels
+    rows = [
+        (
+            panel_address(panel.tile),
+            panel.group * depth if blocking.family == "dense" else panel.first,
+            panel.first, panel.channels, panel.tile.width, panel.last_lanes,
+            panel.column * geometry.reduction, panel.column,
+        )
+        for panel in blocking.panels
+    ]  # fmt: skip
+    return np.array(rows, PANEL)
+
+
+@lru_cache(maxsize=1024)
+def block_table(blocking: Blocking) -> Array:
+    """A row for each block of the reduction."""
+    depth = blocking.problem.geometry.group_in_channels
+    rows = [(b.first_tap, b.taps, b.first_channel, b.depth, depth) for b in blocking.reduction]
+    return np.array(rows, BLOCK)
+
+
+def window_for(blocking: Blocking, inside: Inside) -> tuple[int, WindowShape]:
+    """Positions of a window, as many as a run, the borders and a quarter of L2 allow."""
+    problem, geometry = blocking.problem, blocking.problem.geometry
+    row_bytes = geometry.in_channels * problem.dtype.itemsize
+    positions = min(blocking.run, problem.length_out)
     if inside.last:
         positions = min(positions, max(inside.first, problem.length_out - inside.last, 1))
-    row_bytes = geometry.in_channels * problem.dtype.itemsize
-    while positions > 1:
+    while True:
         shape = window_shape(positions, geometry.kernel_size, geometry.stride, geometry.dilation)
-        if shape.rows(positions) * row_bytes <= plan.target.l2 // 4:
-            break
+        if positions == 1 or shape.rows(positions) * row_bytes <= blocking.target.l2 // 4:
+            return positions, shape
         positions //= 2
-    return positions
 
 
 def extent(shape: tuple[int, ...], strides: tuple[int, ...], itemsize: int) -> tuple[int, int]:
@@ -143,27 +149,25 @@ def extent(shape: tuple[int, ...], strides: tuple[int, ...], itemsize: int) -> t
     return sum(min(0, r) for r in reaches), sum(max(0, r) for r in reaches) + itemsize
 
 
-def call_table(plan: PanelPlan, x_strides: tuple[int, ...], y_strides: tuple[int, ...]) -> Array:
-    """The macrokernel's parameters for arrays with these strides in bytes."""
-    problem, geometry = plan.problem, plan.problem.geometry
+@lru_cache(maxsize=1024)
+def call_table(blocking: Blocking, x_strides: tuple[int, ...], y_strides: tuple[int, ...]) -> Array:
+    """The macrokernel's parameters for arrays with these strides in bytes, without weights."""
+    problem, geometry = blocking.problem, blocking.problem.geometry
     itemsize = problem.dtype.itemsize
     x_batch, x_row, x_channel = (stride // itemsize for stride in x_strides)
     y_batch, y_row, y_channel = (stride // itemsize for stride in y_strides)
     x_channel = 1 if geometry.in_channels == 1 else x_channel
     y_channel = 1 if geometry.out_channels == 1 else y_channel
-    x_low, x_high = extent(
-        (problem.batch, problem.length, geometry.in_channels), x_strides, itemsize
-    )
+    x_shape = (problem.batch, problem.length, geometry.in_channels)
+    x_low, x_high = extent(x_shape, x_strides, itemsize)
     y_low, y_high = extent(problem.out_shape, y_strides, itemsize)
-    inside = plan.inside if x_channel == 1 else blocking.Inside(0, 0)
-    positions = window_run(plan, inside)
-    shape = window_shape(positions, geometry.kernel_size, geometry.stride, geometry.dilation)
-    merges = plan.family == "dense" and geometry.num_groups == 1
-    table = np.zeros(1, CALL)
-    for name, value in dict(
-        panels=address_of(plan.panel_table), panel_count=len(plan.panels),
-        blocks=address_of(plan.block_table), block_count=len(plan.blocks),
-        weights=address_of(plan.packed.filter), bias=address_of(plan.packed.bias),
+    inside = blocking.inside if x_channel == 1 else Inside(0, 0)
+    positions, shape = window_for(blocking, inside)
+    merges = blocking.family == "dense" and geometry.num_groups == 1
+    panels, blocks = panel_table(blocking), block_table(blocking)
+    values = dict(
+        panels=address_of(panels), panel_count=panels.size,
+        blocks=address_of(blocks), block_count=blocks.size,
         batch=problem.batch, length=problem.cropped_length, length_out=problem.length_out,
         in_channels=geometry.in_channels,
         x_batch=x_batch, x_row=x_row, x_channel=x_channel,
@@ -172,15 +176,16 @@ def call_table(plan: PanelPlan, x_strides: tuple[int, ...], y_strides: tuple[int
         crop=max(0, -problem.padding[0]), left=max(0, problem.padding[0]),
         stride=geometry.stride, dilation=geometry.dilation,
         mode=MODE_CODES[geometry.padding_mode],
-        inside_first=inside.first, inside_last=inside.last, run=plan.run, window_run=positions,
+        inside_first=inside.first, inside_last=inside.last,
+        run=blocking.run, window_run=positions,
         window_stride=shape.stride, window_dilation=shape.dilation,
         window_strips=shape.strips, window_pitch=shape.pitch, window_step=shape.step,
         window_first_rows=shape.first_rows, window_more_rows=shape.more_rows,
         window_size=shape.rows(positions) * geometry.in_channels,
-        stage_width=0 if y_channel == 1 else plan.tile.width,
+        stage_width=0 if y_channel == 1 else blocking.tile.width,
         x_is_merged=merges and geometry.dilation == 1 and x_row == geometry.in_channels,
         window_is_merged=merges and shape.dilation == 1,
-        row_tile=plan.tile.rows,
-    ).items():  # fmt: skip
-        table[name] = value
-    return table
+        row_tile=blocking.tile.rows, weights=0, bias=0,
+    )  # fmt: skip
+    table = np.array([tuple(values[name] for name in CALL.names or ())], CALL)
+    return table, panels, blocks
