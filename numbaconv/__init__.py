@@ -7,6 +7,7 @@
 (2, 1000, 128)
 """
 
+from . import _overload as _overload
 from ._threads import get_num_threads, set_num_threads
 from .dispatch import Explanation
 from .functional import conv1d

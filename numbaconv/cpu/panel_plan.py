@@ -150,8 +150,13 @@ def extent(shape: tuple[int, ...], strides: tuple[int, ...], itemsize: int) -> t
 
 
 @lru_cache(maxsize=1024)
-def call_table(blocking: Blocking, x_strides: tuple[int, ...], y_strides: tuple[int, ...]) -> Array:
-    """The macrokernel's parameters for arrays with these strides in bytes, without weights."""
+def call_table(
+    blocking: Blocking, x_strides: tuple[int, ...], y_strides: tuple[int, ...]
+) -> tuple[Array, ...]:
+    """The macrokernel's parameters for arrays with these strides in bytes, without weights.
+
+    Returns the table, and the tables whose addresses it holds.
+    """
     problem, geometry = blocking.problem, blocking.problem.geometry
     itemsize = problem.dtype.itemsize
     x_batch, x_row, x_channel = (stride // itemsize for stride in x_strides)
@@ -187,5 +192,5 @@ def call_table(blocking: Blocking, x_strides: tuple[int, ...], y_strides: tuple[
         window_is_merged=merges and shape.dilation == 1,
         row_tile=blocking.tile.rows, weights=0, bias=0,
     )  # fmt: skip
-    table = np.array([tuple(values[name] for name in CALL.names or ())], CALL)
-    return table, panels, blocks
+    table: Array = np.array([tuple(values[name] for name in CALL.names or ())], CALL)
+    return (table, panels, blocks)
