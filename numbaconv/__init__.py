@@ -9,6 +9,7 @@
 
 from . import _overload as _overload
 from ._threads import get_num_threads, set_num_threads
+from ._warmup import warmup
 from .dispatch import Explanation
 from .functional import conv1d
 from .layer import Conv1D, explain
@@ -25,4 +26,5 @@ __all__ = [
     "explain",
     "get_num_threads",
     "set_num_threads",
+    "warmup",
 ]
