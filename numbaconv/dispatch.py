@@ -2,10 +2,12 @@
 
 The order of the list is the policy. On the CPU:
 
-1. `depthwise`  one input channel for each output channel
-2. `dense`      one group
-3. `grouped`    any number of groups
-4. `reference`  everything, and all there is under NUMBA_DISABLE_JIT
+1. `fir`        one channel in and out, stride 1
+2. `depthwise`  one input channel for each output channel
+3. `narrow`     one group, C_out that fills few lanes, C_in that fills many
+4. `dense`      one group
+5. `grouped`    any number of groups
+6. `reference`  everything, and all there is under NUMBA_DISABLE_JIT
 """
 
 from __future__ import annotations
@@ -22,9 +24,11 @@ from .weights import Weights
 
 
 class Kernel(Protocol):
-    """A kernel is a module with these three names."""
+    """A kernel is anything with these three names: a family of panel kernels, or a module."""
 
-    name: str
+    @property
+    def name(self) -> str:
+        """As `explain` shows it."""
 
     def declines(self, problem: ConvProblem, target: Any) -> str | None:
         """Return why this kernel does not take `problem`, None if it does."""
@@ -44,9 +48,9 @@ class Choice:
 @functools.cache
 def cpu_kernels() -> tuple[Kernel, ...]:
     """The kernels of the CPU, in order of preference."""
-    from .cpu import dense, depthwise, grouped
+    from .cpu.families import FAMILIES
 
-    return (depthwise, dense, grouped, reference)
+    return (*FAMILIES, reference)
 
 
 @functools.cache

@@ -5,11 +5,10 @@ Pure arithmetic on a problem and a target; no compiler is needed to test it.
 
 from __future__ import annotations
 
-import functools
 from dataclasses import dataclass
 
 from ..problem import ConvProblem, Geometry
-from .microkernel import Family, Tile
+from .microkernel import Tile
 from .target import Target
 
 # A row of x costs an address register; x86 has 15, of which the loop takes three.
@@ -48,43 +47,66 @@ def tile_rows(vectors: int, target: Target) -> int:
 
 @dataclass(frozen=True)
 class Panel:
-    """Channels `first` … `first+channels-1` of y, computed by one tile.
+    """Channels `first` … `first+channels-1` of y, computed by one panel kernel.
 
-    `column` is where the panel begins in packed weights, whose panels are padded.
+    Attributes
+    ----------
+    tile : Tile
+    first, channels : int
+        Which channels of y.
+    x_offset : int
+        The first channel of x that they read.
+    column : int
+        Where the panel begins in packed weights, whose panels are padded.
+    last_lanes : int
+        Lanes in use of the last vector, if the tile is masked.
     """
 
     tile: Tile
-    group: int
     first: int
     channels: int
+    x_offset: int
     column: int
+    last_lanes: int
 
     @property
-    def last_lanes(self) -> int:
-        """Lanes of the last vector that hold a channel."""
-        return self.channels - (self.tile.vectors - 1) * self.tile.lanes
+    def slices(self) -> int:
+        """Slices of NR columns; more than one where the kernel goes along the channels."""
+        return -(-self.channels // self.tile.width)
+
+    @property
+    def columns(self) -> int:
+        """Columns in packed weights."""
+        return self.slices * self.tile.width
+
+    @property
+    def last_column(self) -> int:
+        return self.column + self.columns
 
 
-def panels_for(problem: ConvProblem, target: Target, family: Family) -> list[Panel]:
-    """Cut the output channels into panels, group by group; depthwise groups count as one."""
-    geometry = problem.geometry
-    groups = 1 if family == "depthwise" else geometry.num_groups
-    channels = geometry.out_channels // groups
+def cut_channels(
+    problem: ConvProblem,
+    target: Target,
+    family: str,
+    *,
+    first: int,
+    channels: int,
+    x_offset: int,
+    column: int,
+) -> list[Panel]:
+    """Cut `channels` channels of y into panels of nearly equal width."""
     lanes = target.lanes(problem.dtype)
     widest = max(v for v in range(1, MAX_VECTORS + 1) if tile_rows(v, target) > 4 or v == 1)
-    if family == "depthwise":  # x is loaded once a multiply-add: width gains nothing
-        widest = min(widest, 2)
-    panels, column = [], 0
-    for group in range(groups):
-        first = 0
-        for vectors in split_evenly(-(-channels // lanes), widest):
-            count = min(vectors * lanes, channels - first)
-            tile = Tile(
-                family, problem.dtype.itemsize * 8, lanes, tile_rows(vectors, target), vectors,
-                masked=count < vectors * lanes, fma=target.fma,
-            )  # fmt: skip
-            panels.append(Panel(tile, group, group * channels + first, count, column))
-            first, column = first + count, column + tile.width
+    panels = []
+    for vectors in split_evenly(-(-channels // lanes), widest):
+        count = min(vectors * lanes, channels)
+        tile = Tile(
+            family, problem.dtype.itemsize * 8, lanes, tile_rows(vectors, target), vectors,
+            masked=count < vectors * lanes, fma=target.fma,
+        )  # fmt: skip
+        last_lanes = count - (vectors - 1) * lanes
+        panels.append(Panel(tile, first, count, x_offset, column, last_lanes))
+        first, channels, column = first + count, channels - count, panels[-1].last_column
     return panels
 
 
@@ -153,55 +175,3 @@ def inside_of(problem: ConvProblem, rows: int) -> Inside:
     if last - first < 2 * rows:
         return Inside(0, 0)
     return Inside(first, last)
-
-
-@dataclass(frozen=True)
-class Blocking:
-    """All sizes of one problem on one target.
-
-    Attributes
-    ----------
-    problem, target, family
-        What they were derived from.
-    panels : tuple of Panel
-    tile : Tile
-        The widest of the panels' tiles.
-    run : int
-        Positions of one run.
-    inside : Inside
-        Positions that read x in place if it is channel-last in memory.
-    reduction : tuple of ReductionBlock
-    """
-
-    problem: ConvProblem
-    target: Target
-    family: Family
-    panels: tuple[Panel, ...]
-    tile: Tile
-    run: int
-    inside: Inside
-    reduction: tuple[ReductionBlock, ...]
-
-    def workers(self, threads: int) -> tuple[int, bool]:
-        """Return (workers, whether they divide panels rather than positions)."""
-        if threads == 1 or self.problem.flops < PARALLEL_FLOPS:
-            return 1, False
-        tiles = -(-self.problem.batch * self.problem.length_out // self.tile.rows)
-        if tiles >= 4 * threads or tiles >= len(self.panels):
-            return min(threads, tiles), False
-        return min(threads, len(self.panels)), True
-
-
-@functools.lru_cache(maxsize=1024)
-def blocking_for(problem: ConvProblem, target: Target, family: Family) -> Blocking:
-    """Derive all sizes; remembered, since `conv1d` asks in every call."""
-    panels = tuple(panels_for(problem, target, family))
-    tile = max((panel.tile for panel in panels), key=lambda tile: tile.width)
-    geometry = problem.geometry
-    reduction = reduction_blocks(
-        geometry, geometry.group_in_channels, tile.width, problem.dtype.itemsize, target
-    )
-    return Blocking(
-        problem, target, family, panels, tile,
-        run_length(problem, tile.rows, target), inside_of(problem, tile.rows), tuple(reduction),
-    )  # fmt: skip

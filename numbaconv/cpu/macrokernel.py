@@ -22,12 +22,16 @@ from .window import fill_window
 
 
 @_jit.jit
-def compute_run(element, call, source, row, tap, is_merged, y, rows, first, last, stage):
+def compute_run(element, call, source, row, tap, is_window, is_merged, y, rows, first, last, stage):
     """Positions of one run for panels first … last-1; `source` is the first position's field."""
     c = record(call, 0, "call")
     weights, biases = pointer(c.weights, element), pointer(c.bias, element)
     for p in range(first, last):
         panel = record(c.panels, p, "panel")
+        x_panel, x_slice = offset(source, panel.x_offset), panel.width
+        if is_window and c.window_slices > 1:
+            x_slice = c.slice_stride
+            x_panel = offset(source, panel.x_offset // c.slice_channels * c.slice_stride)
         y_panel = offset(y, panel.first_channel * c.y_channel)
         target, target_row = y_panel, c.y_row
         if c.stage_width:
@@ -41,11 +45,12 @@ def compute_run(element, call, source, row, tap, is_merged, y, rows, first, last
             accumulate = b
             arguments = (
                 0,
-                offset(source, panel.x_offset + block.first_tap * tap + block.first_channel),
+                offset(x_panel, block.first_tap * tap + block.first_channel),
                 offset(weights, panel.weights + done * panel.width),
                 offset(biases, panel.bias),
                 target,
-                row, tap, target_row, rows, taps, depth, panel.last_lanes, accumulate,
+                row, tap, x_slice, target_row,
+                rows, taps, depth, panel.slices, panel.last_lanes, accumulate,
             )  # fmt: skip
             call_address(panel.kernel, arguments)
         if c.stage_width:
@@ -82,19 +87,20 @@ def convolve(element, call, x_address, y_address, worker, workers, divide_panels
         rows = min(last - first, c.length_out - l)
         x_n = offset(x, n * c.x_batch)
         origin = l * c.stride - c.left
-        if c.inside_first <= l < c.inside_last:
-            rows = min(rows, c.run, c.inside_last - l)
-            source, is_merged = offset(x_n, origin * c.x_row), c.x_is_merged
-            row, tap = c.stride * c.x_row, c.dilation * c.x_row
-        else:
+        is_window = not c.inside_first <= l < c.inside_last
+        if is_window:
             rows = min(rows, c.window_run)
             if l < c.inside_first:
                 rows = min(rows, c.inside_first - l)
             fill_window(window, call, x_n, origin, rows)
             source, is_merged = window, c.window_is_merged
-            row, tap = c.window_stride * c.in_channels, c.window_dilation * c.in_channels
+            row, tap = c.window_stride * c.slice_channels, c.window_dilation * c.slice_channels
+        else:
+            rows = min(rows, c.run, c.inside_last - l)
+            source, is_merged = offset(x_n, origin * c.x_row), c.x_is_merged
+            row, tap = c.stride * c.x_row, c.dilation * c.x_row
         compute_run(
-            element, call, source, row, tap, is_merged,
+            element, call, source, row, tap, is_window, is_merged,
             offset(y, n * c.y_batch + l * c.y_row), rows, first_panel, last_panel, stage,
         )  # fmt: skip
         first += rows

@@ -15,32 +15,45 @@ from .blocking import Panel
 
 @dataclass(frozen=True)
 class PackedWeights:
-    """Panels one after another: of the filter (tap, channel, column), and of the bias."""
+    """The filter in the order its family reads it, and the bias by columns of panels."""
 
     filter: np.ndarray[Any, Any]
     bias: np.ndarray[Any, Any]
 
+    @classmethod
+    def empty(cls, size: int, panels: Sequence[Panel], weights: Weights) -> PackedWeights:
+        """Room for a filter of `size` elements and for the bias, each on a cache line."""
+        dtype = weights.filter.dtype
+        return cls(aligned_empty(size, dtype), aligned_empty(panels[-1].last_column, dtype))
+
+
+def pack_bias(packed: PackedWeights, weights: Weights, panels: Sequence[Panel]) -> None:
+    """Write the bias panel by panel, zeros in between and where there is none."""
+    packed.bias[:] = 0
+    if weights.bias is not None:
+        for panel in panels:
+            channels = weights.bias[panel.first : panel.first + panel.channels]
+            packed.bias[panel.column :][: panel.channels] = channels
+
 
 def pack(weights: Weights, panels: Sequence[Panel]) -> PackedWeights:
-    """Copy filter and bias into zero-padded panels of NR columns, each on a cache line.
+    """Copy the filter into zero-padded slices of NR columns, each on a cache line.
 
-    Depthwise filters (K, 1, C) and dense ones (K, C_in/G, C_out) have the same form.
-    Panel p begins at row `panel.column * K*C_in/G` of the filter and `panel.column` of
-    the bias, where `column` counts the columns of the panels before it.
+    Depthwise filters (K, 1, C) and dense ones (K, C_in/G, C_out) have the same form. A
+    panel begins at `panel.column * K*C_in/G` in the filter and `panel.column` in the bias,
+    where `column` counts the columns of the panels before it.
     """
     taps, depth, _ = weights.filter.shape
     reduction = taps * depth
     rows = weights.filter.reshape(reduction, -1)
-    width = panels[-1].column + panels[-1].tile.width
-    dtype = weights.filter.dtype
-    filter_, bias = aligned_empty(reduction * width, dtype), aligned_empty(width, dtype)
+    packed = PackedWeights.empty(reduction * panels[-1].last_column, panels, weights)
     for panel in panels:
-        channels = slice(panel.first, panel.first + panel.channels)
-        begin, end = panel.column, panel.column + panel.tile.width
-        block = filter_[begin * reduction : end * reduction].reshape(reduction, end - begin)
-        block[:, : panel.channels] = rows[:, channels]
-        block[:, panel.channels :] = 0
-        bias[begin:end] = 0
-        if weights.bias is not None:
-            bias[begin : begin + panel.channels] = weights.bias[channels]
-    return PackedWeights(filter_, bias)
+        for begin in range(0, panel.channels, panel.tile.width):
+            first, column = panel.first + begin, panel.column + begin
+            count = min(panel.tile.width, panel.channels - begin)
+            block = packed.filter[column * reduction :][: panel.tile.width * reduction]
+            block = block.reshape(reduction, panel.tile.width)
+            block[:, :count] = rows[:, first : first + count]
+            block[:, count:] = 0
+    pack_bias(packed, weights, panels)
+    return packed

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import functools
+
 from numba.core import types
 from numba.extending import intrinsic, models, register_model
 
 from .. import _jit
-from .microkernel import INTEGERS, POINTERS, PanelEmitter, Tile
+from .families import emit_panel
+from .microkernel import INTEGERS, POINTERS, Tile
 
 
 class TileType(types.Type):
@@ -24,33 +27,41 @@ class TileType(types.Type):
 register_model(TileType)(models.OpaqueModel)
 
 
+# Numba compiles no *arguments for C functions, so the list stands three times.
 @intrinsic
 def panel_kernel(
-    typingctx, tile, x, w, bias, y, x_row, x_tap, y_row, rows, taps, depth, last_lanes, accumulate
-):
+    typingctx, tile, x, w, bias, y, x_row, x_tap, x_slice, y_row,
+    rows, taps, depth, slices, last_lanes, accumulate,
+):  # fmt: skip
     """The panel kernel of `tile`, inlined; contract in `microkernel`."""
-    arguments = (x, w, bias, y, x_row, x_tap, y_row, rows, taps, depth, last_lanes, accumulate)
+    arguments = (
+        x, w, bias, y, x_row, x_tap, x_slice, y_row,
+        rows, taps, depth, slices, last_lanes, accumulate,
+    )  # fmt: skip
 
     def codegen(context, builder, signature, values):
-        PanelEmitter(builder, tile.tile, values[1:]).emit()
+        emit_panel(builder, tile.tile, values[1:])
         return context.get_dummy_value()
 
     return types.void(tile, *arguments), codegen
 
 
 def panel_entry(
-    tile, x, w, bias, y, x_row, x_tap, y_row, rows, taps, depth, last_lanes, accumulate
-):
+    tile, x, w, bias, y, x_row, x_tap, x_slice, y_row,
+    rows, taps, depth, slices, last_lanes, accumulate,
+):  # fmt: skip
     panel_kernel(
-        tile, x, w, bias, y, x_row, x_tap, y_row, rows, taps, depth, last_lanes, accumulate
-    )
+        tile, x, w, bias, y, x_row, x_tap, x_slice, y_row,
+        rows, taps, depth, slices, last_lanes, accumulate,
+    )  # fmt: skip
 
 
+@functools.cache
 def panel_address(tile: Tile) -> int:
     """Compile the panel kernel of `tile`, once a process, and return its address.
 
-    Its C signature is that of `microkernel.standalone_module`: the tile (no value, a null
-    pointer), four pointers, and eight 64-bit integers.
+    Its C signature is that of `families.standalone_module`: the tile (no value, a null
+    pointer), then `POINTERS`, then `INTEGERS`.
     """
     element = types.float32 if tile.bits == 32 else types.float64
     pointers = [types.CPointer(element)] * len(POINTERS)

@@ -11,10 +11,9 @@ from ..interop import address_of
 from ..plan import Array, Plan
 from ..problem import ConvProblem
 from ..weights import Weights
-from .blocking import PARALLEL_FLOPS, Blocking, Inside, blocking_for
+from .blocking import PARALLEL_FLOPS, Inside
+from .family import Blocking, Family, blocking_for
 from .macrokernel import convolve_address, launch, launch_parallel
-from .microkernel import Family
-from .packing import pack
 from .panel import panel_address
 from .tables import BLOCK, CALL, PANEL
 from .target import Target
@@ -29,7 +28,7 @@ class PanelPlan(Plan):
     problem : ConvProblem
     weights : Weights
     target : Target
-    family : {"dense", "depthwise"}
+    family : Family
     """
 
     def __init__(
@@ -37,9 +36,9 @@ class PanelPlan(Plan):
     ) -> None:
         self.problem = problem
         self.blocking = blocking_for(problem, target, family)
-        self.packed = weights.packed(
-            (family, target), lambda weights: pack(weights, self.blocking.panels)
-        )
+        panels = self.blocking.panels
+        form = (family.emitter.family, target)
+        self.packed = weights.packed(form, lambda weights: family.pack(weights, panels))
         self._calls: dict[tuple[tuple[int, ...], tuple[int, ...]], PanelCall] = {}
 
     def bind(self, x_strides: tuple[int, ...], y_strides: tuple[int, ...]) -> PanelCall:
@@ -107,14 +106,12 @@ class PanelCall:
 @lru_cache(maxsize=1024)
 def panel_table(blocking: Blocking) -> Array:
     """A row for each panel: its kernel, compiled if need be, and what it reads and writes."""
-    geometry = blocking.problem.geometry
-    depth = geometry.group_in_channels
+    reduction = blocking.problem.geometry.reduction
     rows = [
         (
-            panel_address(panel.tile),
-            panel.group * depth if blocking.family == "dense" else panel.first,
-            panel.first, panel.channels, panel.tile.width, panel.last_lanes,
-            panel.column * geometry.reduction, panel.column,
+            panel_address(panel.tile), panel.x_offset, panel.first, panel.channels,
+            panel.tile.width, panel.slices, panel.last_lanes,
+            panel.column * reduction, panel.column,
         )
         for panel in blocking.panels
     ]  # fmt: skip
@@ -166,9 +163,15 @@ def call_table(
     x_shape = (problem.batch, problem.length, geometry.in_channels)
     x_low, x_high = extent(x_shape, x_strides, itemsize)
     y_low, y_high = extent(problem.out_shape, y_strides, itemsize)
-    inside = blocking.inside if x_channel == 1 else Inside(0, 0)
+    unit_rows = blocking.family.needs_unit_rows
+    x_in_place = x_channel == 1 and (x_row == 1 or not unit_rows)
+    y_in_place = y_channel == 1 and (y_row == 1 or not unit_rows)
+    inside = blocking.inside if x_in_place else Inside(0, 0)
     positions, shape = window_for(blocking, inside)
-    merges = blocking.family == "dense" and geometry.num_groups == 1
+    merges = blocking.family.sums_channels and geometry.num_groups == 1
+    slice_channels = blocking.slice_channels or geometry.in_channels
+    slices = -(-geometry.in_channels // slice_channels)
+    slice_size = shape.rows(positions) * slice_channels
     panels, blocks = panel_table(blocking), block_table(blocking)
     values = dict(
         panels=address_of(panels), panel_count=panels.size,
@@ -186,8 +189,9 @@ def call_table(
         window_stride=shape.stride, window_dilation=shape.dilation,
         window_strips=shape.strips, window_pitch=shape.pitch, window_step=shape.step,
         window_first_rows=shape.first_rows, window_more_rows=shape.more_rows,
-        window_size=shape.rows(positions) * geometry.in_channels,
-        stage_width=0 if y_channel == 1 else blocking.tile.width,
+        window_size=slices * slice_size, window_slices=slices,
+        slice_channels=slice_channels, slice_stride=slice_size,
+        stage_width=0 if y_in_place else max(panel.columns for panel in blocking.panels),
         x_is_merged=merges and geometry.dilation == 1 and x_row == geometry.in_channels,
         window_is_merged=merges and shape.dilation == 1,
         row_tile=blocking.tile.rows, weights=0, bias=0,

@@ -21,6 +21,7 @@ CALL = int64_fields(
     "run", "window_run",  # positions of one run in place, and through a window
     "window_stride", "window_dilation", "window_strips", "window_pitch", "window_step",
     "window_first_rows", "window_more_rows", "window_size",
+    "window_slices", "slice_channels", "slice_stride",  # one slice of whole rows, or many
     "stage_width",  # columns of the buffer that stands in for a y that is not channel-last
     "x_is_merged", "window_is_merged",  # whether taps follow each other without a gap
     "row_tile",
@@ -28,8 +29,9 @@ CALL = int64_fields(
 
 # One panel: its kernel, what it reads and what it writes (offsets in elements).
 PANEL = int64_fields(
-    "kernel", "x_offset", "first_channel", "channels", "width", "last_lanes", "weights", "bias"
-)
+    "kernel", "x_offset", "first_channel", "channels", "width", "slices", "last_lanes",
+    "weights", "bias",
+)  # fmt: skip
 
 # One block of the reduction: taps × channels, in the order of the chain.
 BLOCK = int64_fields("first_tap", "taps", "first_channel", "depth", "full_depth")

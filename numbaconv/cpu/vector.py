@@ -67,6 +67,10 @@ class VectorBuilder:
         value.align = align or self.bits // 8
         return value
 
+    def load_aligned(self, pointer: Any) -> Any:
+        """Load a vector that starts at a multiple of its size."""
+        return self.load(pointer, self.lanes * self.bits // 8)
+
     def store(self, value: Any, pointer: Any) -> None:
         store = self.ir.store(value, self.ir.bitcast(pointer, self.vector.as_pointer()))
         store.align = self.bits // 8
@@ -108,6 +112,29 @@ class VectorBuilder:
             return self.ir.fadd(self.ir.fmul(a, b), c)
         name = f"llvm.fma.v{self.lanes}f{self.bits}"
         return self.ir.call(self.intrinsic(name, self.vector, [self.vector] * 3), [a, b, c])
+
+    def totals(self, vectors: Sequence[Any]) -> Any:
+        """A vector of the sums over the lanes of up to VL vectors.
+
+        Each round adds the upper half of every vector's run of lanes to the lower half and
+        packs two vectors into one; the tree is the same for each of them.
+        """
+        current = [*vectors, *[self.zero()] * (self.lanes - len(vectors))]
+        half = self.lanes // 2
+        while half:
+            lower = [
+                source + first + lane
+                for source in (0, self.lanes)
+                for first in range(0, self.lanes, 2 * half)
+                for lane in range(half)
+            ]
+            upper = [lane + half for lane in lower]
+            current = [
+                self.ir.fadd(self.shuffle(a, b, lower), self.shuffle(a, b, upper))
+                for a, b in zip(current[0::2], current[1::2], strict=True)
+            ]
+            half //= 2
+        return current[0]
 
     def first_lanes(self, count: Any) -> Any:
         """The mask of the first `count` lanes."""

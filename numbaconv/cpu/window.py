@@ -77,12 +77,12 @@ def padded_source(index, length, mode):
 
 
 @_jit.jit
-def fill_strip(target, channels, x, x_row, x_channel, length, first, rows, mode):
-    """Write rows `first` … `first+rows-1` of the padded signal, channel-last."""
+def fill_strip(target, target_row, x, x_row, x_channel, channels, length, first, rows, mode):
+    """Write rows `first` … `first+rows-1` of the padded signal, channels side by side."""
     inside_first = min(max(first, 0), first + rows)
     inside_last = max(min(first + rows, length), inside_first)
     copy_block(
-        offset(target, (inside_first - first) * channels), channels, 1,
+        offset(target, (inside_first - first) * target_row), target_row, 1,
         offset(x, inside_first * x_row), x_row, x_channel,
         inside_last - inside_first, channels,
     )  # fmt: skip
@@ -90,7 +90,7 @@ def fill_strip(target, channels, x, x_row, x_channel, length, first, rows, mode)
         if inside_first <= index < inside_last:
             continue
         source = padded_source(index, length, mode)
-        row = (index - first) * channels
+        row = (index - first) * target_row
         for c in range(channels):
             value = load(x, source * x_row + c * x_channel) if source >= 0 else 0.0
             store(target, row + c, value)
@@ -102,8 +102,13 @@ def fill_window(window, call, x, origin, outputs):
     c = record(call, 0, "call")
     strips = c.window_strips if c.window_strips else outputs
     rows = c.window_first_rows + (outputs - 1) * c.window_more_rows
-    for strip in range(strips):
-        fill_strip(
-            offset(window, strip * c.window_pitch * c.in_channels), c.in_channels,
-            x, c.x_row, c.x_channel, c.length, origin + strip * c.window_step, rows, c.mode,
-        )  # fmt: skip
+    for s in range(c.window_slices):
+        channels = min(c.slice_channels, c.in_channels - s * c.slice_channels)
+        target = offset(window, s * c.slice_stride)
+        source = offset(x, s * c.slice_channels * c.x_channel)
+        for strip in range(strips):
+            fill_strip(
+                offset(target, strip * c.window_pitch * c.slice_channels), c.slice_channels,
+                source, c.x_row, c.x_channel, channels,
+                c.length, origin + strip * c.window_step, rows, c.mode,
+            )  # fmt: skip

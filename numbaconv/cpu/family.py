@@ -1,0 +1,134 @@
+"""What a family of kernels decides, and what all of them share.
+
+A family is one small file: when it declines, how it cuts the work, and the emitter of its
+panel kernel. The loops around it are the macrokernel's.
+"""
+
+from __future__ import annotations
+
+import functools
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+from ..problem import ConvProblem
+from ..weights import Weights
+from . import blocking
+from .blocking import Inside, Panel, ReductionBlock
+from .microkernel import Emitter, Tile
+from .packing import PackedWeights, pack
+from .target import Target
+
+if TYPE_CHECKING:
+    from .panel_plan import PanelPlan
+
+
+class Family(ABC):
+    """A kernel of `dispatch` that runs as panels under the macrokernel.
+
+    Attributes
+    ----------
+    name : str
+        As `explain` shows it.
+    emitter : type of Emitter
+    sums_channels : bool
+        Whether the reduction runs over channels of x, in one chain of (tap, channel). Only
+        then can it be cut into blocks, and taps that follow each other be merged.
+    needs_unit_rows : bool
+        Whether positions must lie side by side in x and y.
+    """
+
+    name: ClassVar[str]
+    emitter: ClassVar[type[Emitter]]
+    sums_channels: ClassVar[bool] = False
+    needs_unit_rows: ClassVar[bool] = False
+
+    @abstractmethod
+    def declines(self, problem: ConvProblem, target: Target) -> str | None:
+        """Return why this family does not take `problem`, None if it does."""
+
+    @abstractmethod
+    def panels(self, problem: ConvProblem, target: Target) -> list[Panel]:
+        """Cut the output channels into panels."""
+
+    def run(self, problem: ConvProblem, tile: Tile, target: Target) -> int:
+        """Positions of one run."""
+        return blocking.run_length(problem, tile.rows, target)
+
+    def slice_channels(self, problem: ConvProblem, target: Target) -> int | None:
+        """Channels of one slice if windows hold slice after slice; None for whole rows.
+
+        A family that returns a number reads x through windows only.
+        """
+        return None
+
+    def pack(self, weights: Weights, panels: Sequence[Panel]) -> PackedWeights:
+        """Copy filter and bias into the order in which the panel kernel reads them."""
+        return pack(weights, panels)
+
+    def plan(self, problem: ConvProblem, weights: Weights, target: Target) -> PanelPlan:
+        """Bind this family to `problem` and `weights`."""
+        from .panel_plan import PanelPlan
+
+        return PanelPlan(problem, weights, target, self)
+
+
+@dataclass(frozen=True)
+class Blocking:
+    """All sizes of one problem on one target.
+
+    Attributes
+    ----------
+    problem, target, family
+        What they were derived from.
+    panels : tuple of Panel
+    tile : Tile
+        The widest of the panels' tiles.
+    run : int
+        Positions of one run.
+    slice_channels : int or None
+        See `Family.slice_channels`.
+    inside : Inside
+        Positions that read x in place if it is channel-last in memory.
+    reduction : tuple of ReductionBlock
+    """
+
+    problem: ConvProblem
+    target: Target
+    family: Family
+    panels: tuple[Panel, ...]
+    tile: Tile
+    run: int
+    slice_channels: int | None
+    inside: Inside
+    reduction: tuple[ReductionBlock, ...]
+
+    def workers(self, threads: int) -> tuple[int, bool]:
+        """Return (workers, whether they divide panels rather than positions)."""
+        if threads == 1 or self.problem.flops < blocking.PARALLEL_FLOPS:
+            return 1, False
+        tiles = -(-self.problem.batch * self.problem.length_out // self.tile.rows)
+        if tiles >= 4 * threads or tiles >= len(self.panels):
+            return min(threads, tiles), False
+        return min(threads, len(self.panels)), True
+
+
+@functools.lru_cache(maxsize=1024)
+def blocking_for(problem: ConvProblem, target: Target, family: Family) -> Blocking:
+    """Derive all sizes; remembered, since `conv1d` asks in every call."""
+    panels = tuple(family.panels(problem, target))
+    tile = max((panel.tile for panel in panels), key=lambda tile: tile.width)
+    g = problem.geometry
+    slice_channels = family.slice_channels(problem, target)
+    inside = Inside(0, 0) if slice_channels else blocking.inside_of(problem, tile.rows)
+    if family.sums_channels:
+        reduction = blocking.reduction_blocks(
+            g, g.group_in_channels, tile.width, problem.dtype.itemsize, target
+        )
+    else:
+        reduction = [ReductionBlock(0, g.kernel_size, 0, g.group_in_channels)]
+    return Blocking(
+        problem, target, family, panels, tile, family.run(problem, tile, target),
+        slice_channels, inside, tuple(reduction),
+    )  # fmt: skip

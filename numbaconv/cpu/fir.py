@@ -1,0 +1,126 @@
+"""One channel in, one out: an FIR filter, with vectors along the positions.
+
+An unaligned load of x serves one tap. Taps that are VL apart read the same vectors one
+further, so taps are taken by residue modulo VL, and each load serves a block of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from ..problem import ConvProblem
+from ..weights import Weights
+from .blocking import Panel
+from .depthwise import SLIDES
+from .family import Family
+from .microkernel import Emitter, Tile
+from .packing import PackedWeights, pack_bias
+from .target import Target
+from .vector import i64
+
+# Taps of one residue held in registers at a time, tried in this order.
+TAP_BLOCKS = (4, 2, 1)
+
+
+class FirEmitter(Emitter):
+    """y[l] = Σ_r Σ_j x[l + (r + j*VL)*x_tap] · w[r + j*VL], r < VL; x_row == y_row == 1."""
+
+    family = "fir"
+
+    def emit(self) -> None:
+        """Tiles of MR vectors, then single vectors, then a partial one: all in one order."""
+        v, b, step = self.v, self.v.ir, self.tile.rows
+        self.bias_vector = v.broadcast(b.load(self.bias))
+        first = i64(0)
+        for positions in (step, v.lanes):
+            stop = b.add(first, b.and_(b.sub(self.rows, first), i64(-positions)))
+            v.loop(first, stop, positions, [], self.tile_at(positions // v.lanes))
+            first = stop
+        rest = b.sub(self.rows, first)
+        with b.if_then(b.icmp_signed(">", rest, i64(0))):
+            self.emit_tile(1, v.at(self.x, first), v.at(self.y, first), v.first_lanes(rest))
+
+    def tile_at(self, vectors: int) -> Any:
+        def body(position: Any, carried: list[Any]) -> list[Any]:
+            x, y = self.v.at(self.x, position), self.v.at(self.y, position)
+            self.emit_tile(vectors, x, y, None)
+            return []
+
+        return body
+
+    def emit_tile(self, vectors: int, x: Any, y: Any, mask: Any) -> None:
+        v, b, lanes = self.v, self.v.ir, i64(self.v.lanes)
+        residues = b.select(b.icmp_signed("<", self.taps, lanes), self.taps, lanes)
+
+        def residue(r: Any, sums: list[Any]) -> list[Any]:
+            # Taps r, r + VL, … below K.
+            count = b.sdiv(b.add(b.sub(self.taps, r), b.sub(lanes, i64(1))), lanes)
+            done = i64(0)
+            slides = self.tile.variant == SLIDES and vectors > 1
+            for taps in TAP_BLOCKS if slides else (1,):
+                stop = b.add(done, b.and_(b.sub(count, done), i64(-taps)))
+
+                def block(j: Any, sums: list[Any], taps: int = taps) -> list[Any]:
+                    tap = b.add(r, b.mul(j, lanes))
+                    return self.slide(taps, v.at(x, b.mul(tap, self.x_tap)), tap, sums, mask)
+
+                sums = v.loop(done, stop, taps, sums, block)
+                done = stop
+            return sums
+
+        sums = v.loop(i64(0), residues, 1, [self.bias_vector] * vectors, residue)
+        for m, value in enumerate(sums):
+            self.store(value, v.at(y, m * v.lanes), mask)
+
+    def slide(self, taps: int, x: Any, tap: Any, sums: list[Any], mask: Any) -> list[Any]:
+        """Vector i of x serves tap j of output vector i - j."""
+        v, sums = self.v, list(sums)
+        factors = [
+            v.broadcast(v.ir.load(v.at(v.at(self.w, tap), j * v.lanes))) for j in range(taps)
+        ]
+        for i in range(len(sums) + taps - 1):
+            value = self.load(v.at(x, i * v.lanes), mask)
+            for j in range(taps):
+                if 0 <= i - j < len(sums):
+                    sums[i - j] = v.fma(value, factors[j], sums[i - j])
+        return sums
+
+
+class Fir(Family):
+    """C_in == C_out == 1, stride 1."""
+
+    name = "fir"
+    emitter = FirEmitter
+    needs_unit_rows = True
+
+    def declines(self, problem: ConvProblem, target: Target) -> str | None:
+        g = problem.geometry
+        if g.in_channels > 1 or g.out_channels > 1:
+            return f"{g.in_channels} → {g.out_channels} channels: not a filter of one signal"
+        if g.stride > 1:
+            return f"stride={g.stride}: outputs are not side by side in x"
+        return None
+
+    def panels(self, problem: ConvProblem, target: Target) -> list[Panel]:
+        lanes = target.lanes(problem.dtype)
+        vectors = 16 if target.registers == 32 else 8
+        tile = Tile(
+            self.emitter.family, problem.dtype.itemsize * 8, lanes, vectors * lanes, vectors=1,
+            masked=False, fma=target.fma,
+            variant=SLIDES if problem.geometry.dilation == 1 else 0,
+        )  # fmt: skip
+        return [Panel(tile, 0, 1, 0, 0, 1)]
+
+    def run(self, problem: ConvProblem, tile: Tile, target: Target) -> int:
+        return max(1, target.l2 // 8 // (tile.rows * problem.dtype.itemsize)) * tile.rows
+
+    def pack(self, weights: Weights, panels: Sequence[Panel]) -> PackedWeights:
+        """The taps as they are."""
+        packed = PackedWeights.empty(weights.filter.size, panels, weights)
+        packed.filter[:] = weights.filter.reshape(-1)
+        pack_bias(packed, weights, panels)
+        return packed
+
+
+FIR = Fir()

@@ -1,0 +1,143 @@
+"""Narrow C_out: vectors lie along the input channels, and each output is a dot product.
+
+A dense tile would leave most lanes idle: at C_out = 1 fifteen of sixteen. Here each output
+keeps VL partial sums, which one tree of shuffles adds up after the last tap.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from ..problem import ConvProblem
+from ..weights import Weights
+from .blocking import Panel
+from .depthwise import SLIDES
+from .family import Family
+from .microkernel import Emitter, Tile
+from .packing import PackedWeights, pack_bias
+from .target import Target
+from .vector import i64
+
+# Taps held in registers at a time where a window of rows slides through them.
+TAP_BLOCK = 4
+
+# Of the multiply-add peak, what tiles reach with all lanes busy: dot products pay for one
+# load a product and for the tree, dense tiles for their stores.
+DOT_SHARE, DENSE_SHARE = 0.65, 0.85
+
+
+class NarrowEmitter(Emitter):
+    """y[l, co] = Σ_v Σ_t x[l*x_row + t*x_tap + v*VL :][:VL] · w[v, t, co, :VL]"""
+
+    family = "narrow"
+
+    def emit(self) -> None:
+        self.cover_rows(self.emit_tile)
+
+    def emit_tile(self, rows: int, x: Any, y: Any) -> None:
+        v, b = self.v, self.v.ir
+        whole = b.sdiv(self.depth, i64(v.lanes))
+        weights = b.mul(self.taps, i64(self.tile.width))
+
+        def channels(i: Any, sums: list[Any]) -> list[Any]:
+            place = v.at(x, b.mul(i, i64(v.lanes)))
+            return self.emit_taps(rows, place, v.at(self.w, b.mul(i, weights)), sums, None)
+
+        sums = v.loop(i64(0), whole, 1, [v.zero()] * (rows * self.tile.vectors), channels)
+        if self.tile.masked:
+            place = v.at(x, b.mul(whole, i64(v.lanes)))
+            last = v.at(self.w, b.mul(whole, weights))
+            sums = self.emit_taps(rows, place, last, sums, v.first_lanes(self.last_lanes))
+        self.emit_results(sums, self.row_pointers(y, self.y_row, rows))
+
+    def emit_taps(self, rows: int, x: Any, w: Any, sums: list[Any], mask: Any) -> list[Any]:
+        """All taps of one vector of input channels."""
+        b, done = self.v.ir, i64(0)
+        slides = self.tile.variant == SLIDES and rows == self.tile.rows
+        for taps in (TAP_BLOCK, 1) if slides else (1,):
+            stop = b.add(done, b.and_(b.sub(self.taps, done), i64(-taps)))
+            sums = self.v.loop(done, stop, taps, sums, self.tap_step(taps, rows, x, w, mask))
+            done = stop
+        return sums
+
+    def tap_step(
+        self, taps: int, rows: int, x: Any, w: Any, mask: Any
+    ) -> Callable[[Any, list[Any]], list[Any]]:
+        """The body of a loop over blocks of so many taps; row i serves tap j of output i - j."""
+        v, b, outputs = self.v, self.v.ir, self.tile.vectors
+
+        def step(t: Any, sums: list[Any]) -> list[Any]:
+            sums = list(sums)
+            x_tap, w_tap = v.at(x, b.mul(t, self.x_tap)), v.at(w, b.mul(t, i64(self.tile.width)))
+            columns = [v.load_aligned(v.at(w_tap, c * v.lanes)) for c in range(taps * outputs)]
+            for i, row in enumerate(self.row_pointers(x_tap, self.x_row, rows + taps - 1)):
+                value = self.load(row, mask)
+                for j in range(max(0, i - rows + 1), min(taps, i + 1)):
+                    for co in range(outputs):
+                        at = (i - j) * outputs + co
+                        sums[at] = v.fma(value, columns[j * outputs + co], sums[at])
+            return sums
+
+        return step
+
+    def emit_results(self, sums: list[Any], y_rows: list[Any]) -> None:
+        """Add up each vector, VL at a time, add the bias and store element by element."""
+        v, b, outputs = self.v, self.v.ir, self.tile.vectors
+        bias = [b.load(v.at(self.bias, co)) for co in range(outputs)]
+        for first in range(0, len(sums), v.lanes):
+            some = sums[first : first + v.lanes]
+            totals = v.totals(some)
+            for lane in range(len(some)):
+                row, co = divmod(first + lane, outputs)
+                total = b.fadd(b.extract_element(totals, i64(lane)), bias[co])
+                b.store(total, v.at(y_rows[row], co))
+
+
+class Narrow(Family):
+    """One group, and fewer output channels than lanes."""
+
+    name = "narrow"
+    emitter = NarrowEmitter
+
+    def declines(self, problem: ConvProblem, target: Target) -> str | None:
+        g, lanes = problem.geometry, target.lanes(problem.dtype)
+        if g.num_groups > 1:
+            return f"num_groups={g.num_groups}: output channels see different inputs"
+        if g.out_channels > lanes // 2:
+            return f"C_out={g.out_channels} fills more than half of {lanes} lanes"
+        dot = DOT_SHARE * g.in_channels / (-(-g.in_channels // lanes) * lanes)
+        dense = DENSE_SHARE * g.out_channels / lanes
+        if dot < dense:
+            return f"C_in={g.in_channels} fills {lanes} lanes less well than C_out={g.out_channels}"
+        return None
+
+    def panels(self, problem: ConvProblem, target: Target) -> list[Panel]:
+        g, lanes = problem.geometry, target.lanes(problem.dtype)
+        slides = g.stride == g.dilation
+        # Sums, the weights of a block of taps, and one x stay in registers.
+        columns = g.out_channels * (TAP_BLOCK if slides else 1)
+        rows = max(1, min(lanes, target.registers - 2 - columns) // g.out_channels)
+        tile = Tile(
+            self.emitter.family, problem.dtype.itemsize * 8, lanes, rows,
+            vectors=g.out_channels, masked=g.in_channels % lanes > 0, fma=target.fma,
+            variant=SLIDES if slides else 0,
+        )  # fmt: skip
+        return [Panel(tile, 0, g.out_channels, 0, 0, g.in_channels % lanes or lanes)]
+
+    def pack(self, weights: Weights, panels: Sequence[Panel]) -> PackedWeights:
+        """Order the filter as (vector of input channels, tap, output, lane)."""
+        taps, depth, outputs = weights.filter.shape
+        lanes = panels[0].tile.lanes
+        vectors = -(-depth // lanes)
+        packed = PackedWeights.empty(vectors * taps * outputs * lanes, panels, weights)
+        block = packed.filter.reshape(vectors, taps, outputs, lanes)
+        for vector in range(vectors):
+            part = weights.filter[:, vector * lanes : (vector + 1) * lanes]
+            block[vector, :, :, : part.shape[1]] = part.transpose(0, 2, 1)
+            block[vector, :, :, part.shape[1] :] = 0
+        pack_bias(packed, weights, panels)
+        return packed
+
+
+NARROW = Narrow()
