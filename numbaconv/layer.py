@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections import OrderedDict
 from collections.abc import Mapping
 from typing import Any
@@ -11,7 +12,7 @@ import numpy as np
 from ._threads import as_threads
 from .dispatch import Explanation, explain_problem, make_plan
 from .functional import channel_last, checked_input, checked_out, execute, filter_to_kio
-from .plan import Array, BoundCall, Plan
+from .plan import Array
 from .problem import (
     ALGORITHMS,
     Algorithm,
@@ -43,8 +44,9 @@ def is_target(array: Array, shape: tuple[int, ...]) -> bool:
 def remember(kept: OrderedDict[Any, Any], key: Any, value: Any) -> None:
     """Add to a bounded dictionary, forgetting the oldest entries."""
     kept[key] = value
-    while len(kept) > PLANS_KEPT:
-        kept.popitem(last=False)
+    if len(kept) > PLANS_KEPT:
+        with contextlib.suppress(KeyError):  # another thread was faster
+            kept.popitem(last=False)
 
 
 def as_device(device: Any) -> str | None:
@@ -183,7 +185,8 @@ class Conv1D:
     @property
     def filter(self) -> Array:
         """The filter (K, C_in/G, C_out), read-only; (C_out, C_in/G, K) with `permute`."""
-        return filter_to_kio(self._weights.filter, self._permute)
+        # A view: the owner of memory may make itself writeable again.
+        return filter_to_kio(self._weights.filter, self._permute).view()
 
     @filter.setter
     def filter(self, value: Any) -> None:
@@ -192,7 +195,7 @@ class Conv1D:
     @property
     def bias(self) -> Array | None:
         """The bias (C_out,), read-only, or None."""
-        return self._weights.bias
+        return None if self._weights.bias is None else self._weights.bias.view()
 
     @bias.setter
     def bias(self, value: Any) -> None:
@@ -208,14 +211,12 @@ class Conv1D:
         return checked(value, name, (self.out_channels,), self._dtype)
 
     def _set_weights(self, weight: Array, bias: Array | None) -> None:
-        """Replace filter and bias at once, and forget the plans that were bound to the old."""
+        """Replace filter and bias at once, with the plans that were bound to them."""
         self._weights = Weights(
             self._geometry,
             frozen_copy(weight, self._dtype),
             None if bias is None else frozen_copy(bias, self._dtype),
         )
-        self._plans: OrderedDict[tuple[int, int], Plan] = OrderedDict()
-        self._calls: OrderedDict[Any, tuple[BoundCall, tuple[int, ...]]] = OrderedDict()
 
     def _key(self, entry: str) -> str:
         return f"{self.name}.{entry}" if self.name else entry
@@ -271,13 +272,6 @@ class Conv1D:
             has_bias=self.has_bias, algorithm=self._algorithm,
         )  # fmt: skip
 
-    def _plan(self, batch: int, length: int) -> Plan:
-        plan = self._plans.get((batch, length))
-        if plan is None:
-            plan = make_plan(self._problem(batch, length), self._weights)
-            remember(self._plans, (batch, length), plan)
-        return plan
-
     def __call__(self, x: Any, out: Array | None = None, *, threads: int | None = None) -> Array:
         """Convolve `x`.
 
@@ -303,23 +297,31 @@ class Conv1D:
         threads = self._threads if threads is None else as_threads(threads)
         # An array like that of an earlier call has passed its checks before; to look it up
         # takes a third of the time of checking.
-        known = self._calls.get((x.shape, x.strides)) if is_plain(x, self._dtype) else None
+        weights, known = self._weights, None
+        if is_plain(x, self._dtype):
+            known = weights.calls.get((x.shape, x.strides))
         if known is not None:
             call, shape = known
             y = np.empty(shape, self._dtype) if out is None else out
             fits = out is None or (is_plain(out, self._dtype) and is_target(out, shape))
             if fits and call(x, y, threads):
                 return y
-        return self._checked_call(x, out, threads)
+        return self._checked_call(weights, x, out, threads)
 
-    def _checked_call(self, x: Any, out: Array | None, threads: int | None) -> Array:
+    def _checked_call(
+        self, weights: Weights, x: Any, out: Array | None, threads: int | None
+    ) -> Array:
         view = checked_input(x, self._geometry, self._dtype, self._permute)
-        plan = self._plan(view.shape[0], view.shape[1])
+        extent = view.shape[:2]
+        plan = weights.plans.get(extent)
+        if plan is None:
+            plan = make_plan(self._problem(*extent), weights)
+            remember(weights.plans, extent, plan)
         target = None if out is None else checked_out(out, plan.problem, self._permute)
         y = execute(plan, view, target, self._permute, threads)
         if is_plain(x, self._dtype) and is_target(y, y.shape):
             call = plan.bind(view.strides, channel_last(y, self._permute).strides)
-            remember(self._calls, (x.shape, x.strides), (call, y.shape))
+            remember(weights.calls, (x.shape, x.strides), (call, y.shape))
         return y if out is None else out
 
     def explain(self, x: Any) -> Explanation:
@@ -330,7 +332,7 @@ class Conv1D:
     # --- copies
     def __getstate__(self) -> dict[str, Any]:
         state = self.__dict__.copy()
-        del state["_plans"], state["_calls"], state["_weights"]
+        del state["_weights"]
         return {**state, "weight": self._weights.filter, "bias": self._weights.bias}
 
     def __setstate__(self, state: dict[str, Any]) -> None:

@@ -43,9 +43,10 @@ def as_dtype(value: Any) -> np.dtype[Any]:
     """Return `value` as one of the supported dtypes, in native byte order."""
     try:
         dtype = np.dtype(value).newbyteorder("=")
-    except TypeError:
+    except (TypeError, ValueError, SyntaxError):  # NumPy parses strings such as "f4,f8"
         dtype = None
-    if value is None or dtype not in DTYPES:
+    # None is a dtype to NumPy (float64), and equals one.
+    if value is None or dtype is None or dtype not in DTYPES:
         raise TypeError(f"dtype must be float32 or float64, got {value!r}")
     return dtype
 

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable, Hashable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from .interop import as_numpy, require_dtype
 from .problem import Geometry
+
+if TYPE_CHECKING:
+    from .plan import BoundCall, Plan
 
 
 def frozen_copy(array: np.ndarray[Any, Any], dtype: np.dtype[Any]) -> np.ndarray[Any, Any]:
@@ -30,10 +34,10 @@ def checked(
 
 
 class Weights:
-    """An immutable pair of filter and bias, with the forms that kernels pack them into.
+    """An immutable pair of filter and bias, with all that is derived from them.
 
-    A layer replaces its `Weights` as a whole on assignment, so what was packed from
-    one filter can never meet another.
+    A layer replaces its `Weights` as a whole on assignment, so what was packed or planned
+    for one filter can never meet another, whatever other threads are doing.
 
     Parameters
     ----------
@@ -42,6 +46,12 @@ class Weights:
         (K, C_in/G, C_out), any strides; read, never written.
     bias : numpy.ndarray or None
         (C_out,).
+
+    Attributes
+    ----------
+    plans, calls
+        What a layer remembers: plans by the extent of an input, bound calls with the shape
+        of their output by its shape and strides.
     """
 
     def __init__(
@@ -53,6 +63,8 @@ class Weights:
         self.geometry = geometry
         self.filter = filter
         self.bias = bias
+        self.plans: OrderedDict[Hashable, Plan] = OrderedDict()
+        self.calls: OrderedDict[Hashable, tuple[BoundCall, tuple[int, ...]]] = OrderedDict()
         self._packed: dict[Hashable, Any] = {}
 
     def packed(self, form: Hashable, pack: Callable[[Weights], Any]) -> Any:

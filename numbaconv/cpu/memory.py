@@ -42,10 +42,19 @@ def record(typingctx, address, index, table):
 
 @intrinsic
 def call_address(typingctx, address, arguments):
-    """Call a C function without result by its address (int64)."""
+    """Call a C function without result by its address (int64).
+
+    Arguments are pointers and integers; the latter travel as 64 bits, whatever their type
+    (a boolean passed as one bit leaves the rest of its register undefined).
+    """
 
     def codegen(context, builder, signature, values):
-        members = [builder.extract_value(values[1], i) for i in range(len(arguments))]
+        members = []
+        for i, kind in enumerate(arguments):
+            member = builder.extract_value(values[1], i)
+            if not isinstance(kind, types.CPointer):
+                member = context.cast(builder, member, kind, types.int64)
+            members.append(member)
         function_type = ir.FunctionType(void, [member.type for member in members])
         builder.call(builder.inttoptr(values[0], function_type.as_pointer()), members)
         return context.get_dummy_value()

@@ -168,6 +168,7 @@ def call_table(
     y_in_place = y_channel == 1 and (y_row == 1 or not unit_rows)
     inside = blocking.inside if x_in_place else Inside(0, 0)
     positions, shape = window_for(blocking, inside)
+    stage_width = 1 if unit_rows else max(panel.columns for panel in blocking.panels)
     merges = blocking.family.sums_channels and geometry.num_groups == 1
     slice_channels = blocking.slice_channels or geometry.in_channels
     slices = -(-geometry.in_channels // slice_channels)
@@ -191,7 +192,7 @@ def call_table(
         window_first_rows=shape.first_rows, window_more_rows=shape.more_rows,
         window_size=slices * slice_size, window_slices=slices,
         slice_channels=slice_channels, slice_stride=slice_size,
-        stage_width=0 if y_in_place else max(panel.columns for panel in blocking.panels),
+        stage_width=0 if y_in_place else stage_width,
         x_is_merged=merges and geometry.dilation == 1 and x_row == geometry.in_channels,
         window_is_merged=merges and shape.dilation == 1,
         row_tile=blocking.tile.rows, weights=0, bias=0,
