@@ -13,7 +13,10 @@ Array = np.ndarray[Any, Any]
 
 
 class BoundCall(Protocol):
-    """A plan that has met the strides of x and y: all that can be known before the call."""
+    """A plan that has met the strides of x and y: all that can be known before the call.
+
+    Only the memory of the arrays it is given matters, not the order of their axes.
+    """
 
     def __call__(self, x: Array, y: Array, threads: int | None) -> bool:
         """Compute all of y; return False, with nothing written, if x and y may overlap."""
