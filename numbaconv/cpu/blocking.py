@@ -58,6 +58,9 @@ class Panel:
         The first channel of x that they read.
     column : int
         Where the panel begins in packed weights, whose panels are padded.
+    slices, x_slice : int
+        Slices of NR columns, and channels of x from one to the next. More than one slice
+        where the kernel itself goes along the channels.
     last_lanes : int
         Lanes in use of the last vector, if the tile is masked.
     """
@@ -68,11 +71,8 @@ class Panel:
     x_offset: int
     column: int
     last_lanes: int
-
-    @property
-    def slices(self) -> int:
-        """Slices of NR columns; more than one where the kernel goes along the channels."""
-        return -(-self.channels // self.tile.width)
+    slices: int = 1
+    x_slice: int = 0
 
     @property
     def columns(self) -> int:

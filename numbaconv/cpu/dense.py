@@ -123,7 +123,7 @@ class Dense(Family):
 class Grouped(Dense):
     """Several groups: the dense tiles, group by group.
 
-    Lanes beyond C_out/G stay idle, so groups narrower than a vector are correct but slow.
+    Lanes beyond C_out/G stay idle: groups much narrower than a vector are for `SmallGroups`.
     """
 
     name = "grouped"

@@ -1,124 +1,209 @@
-"""Depthwise convolution: each output channel sees the input channel of its own number.
+"""Depthwise and small groups: vectors of output channels, a few groups side by side.
 
-Vectors lie along the channels. Where outputs and taps advance x by the same step, a window of
-rows slides through registers: MR positions and a block of taps share MR + taps - 1 loads.
-Short kernels read x in place, all channels of a few positions before the next (x streams
-through once). Long ones read a window packed slice by slice: the rows of one vector of
-channels then lie on consecutive cache lines, where in x they are C_in apart and collide in
-the first cache.
+A slice is a vector of VL output channels that belong to VL // max(C_in/G, C_out/G) whole
+groups. Their input channels are one short load; a constant permutation spreads input channel
+`ci` of each group over the lanes of its outputs. In depthwise convolution a slice is VL
+channels and nothing is permuted.
+
+Where outputs and taps advance x by the same step, a window of rows slides through registers:
+MR positions and a block of taps share MR + taps - 1 loads and permutations. Short kernels
+read x in place, all channels of a few positions before the next (x streams through once).
+Long ones read a window packed slice by slice: its rows lie on consecutive cache lines, where
+in x they are C_in apart and collide in the first cache.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
-from ..problem import ConvProblem
+from ..problem import ConvProblem, Geometry
+from ..weights import Weights
 from .blocking import Panel
 from .family import Family
 from .microkernel import Emitter, Tile
+from .packing import PackedWeights
 from .target import Target
 from .vector import i64
 
-# Taps held in registers at a time, tried in this order.
+# Taps taken at a time where a window slides, tried in this order.
 TAP_BLOCKS = (8, 4, 2, 1)
 
 # From here on packing a window costs less than the collisions it avoids.
 PACKED_FROM_TAPS = 8
 
-# Channels of one panel: threads may divide panels, and a row of it fits in the first cache.
-PANEL_CHANNELS = 2048
+# Slices of one panel: threads may divide panels, and its part of a row stays in the first cache.
+PANEL_SLICES = 128
 
-SLIDES = 1  # Tile.variant
+# Of the multiply-add peak, what permuted lanes reach next to dense tiles, if taps share the
+# permutations and if they do not.
+SLIDING_SHARE, GATHERING_SHARE, DENSE_SHARE = 0.65, 0.45, 0.85
 
 
-class DepthwiseEmitter(Emitter):
-    """y[l, j] = Σ_t x[l*x_row + t*x_tap + j] · w[t, j], for slice after slice of channels."""
+def groups_of_slice(geometry: Geometry, lanes: int) -> int:
+    """Groups whose inputs and outputs both fit in one vector."""
+    widest = max(geometry.group_in_channels, geometry.group_out_channels)
+    return min(lanes // widest, geometry.num_groups)
 
-    family = "depthwise"
+
+class SlicedEmitter(Emitter):
+    """y[l, s, j] = Σ_t Σ_ci x[l*x_row + t*x_tap + s*x_slice + lane(j, ci)] · w[s, t, ci, j]
+
+    The tile's variant is (whether taps slide, C_in/G, C_out/G, groups of a slice).
+    """
+
+    family = "sliced"
 
     def emit(self) -> None:
+        self.slides, self.depth_, self.outputs, self.groups = self.tile.variant
+        self.is_permuted = (self.depth_, self.outputs) != (1, 1)
         self.cover_rows(self.emit_tile)
 
     def emit_tile(self, rows: int, x: Any, y: Any) -> None:
-        """All slices of `rows` positions; only the last slice may need a mask."""
+        """All slices of `rows` positions; the last one may have fewer groups."""
         v, b = self.v, self.v.ir
-        slice_weights = b.mul(self.taps, i64(v.lanes))
+        weights = b.mul(self.taps, i64(self.depth_ * v.lanes))
         whole = b.sub(self.slices, i64(1)) if self.tile.masked else self.slices
 
-        def emit_slice(s: Any, mask: Any) -> None:
-            column = b.mul(s, i64(v.lanes))
+        def emit_slice(s: Any, x_mask: Any, y_mask: Any) -> None:
             self.emit_vector(
-                rows, v.at(x, b.mul(s, self.x_slice)), v.at(self.w, b.mul(s, slice_weights)),
-                v.at(self.bias, column), v.at(y, column), mask,
+                rows, v.at(x, b.mul(s, self.x_slice)), v.at(self.w, b.mul(s, weights)),
+                v.at(self.bias, b.mul(s, i64(v.lanes))),
+                v.at(y, b.mul(s, i64(self.groups * self.outputs))), x_mask, y_mask,
             )  # fmt: skip
 
         def body(s: Any, carried: list[Any]) -> list[Any]:
-            emit_slice(s, None)
+            counts = (self.groups * self.depth_, self.groups * self.outputs)
+            masks = [None if n == v.lanes else v.first_lanes(i64(n)) for n in counts]
+            emit_slice(s, *masks)
             return []
 
         v.loop(i64(0), whole, 1, [], body)
         if self.tile.masked:
-            emit_slice(whole, v.first_lanes(self.last_lanes))
+            y_lanes = self.last_lanes
+            x_lanes = b.mul(b.sdiv(y_lanes, i64(self.outputs)), i64(self.depth_))
+            emit_slice(whole, v.first_lanes(x_lanes), v.first_lanes(y_lanes))
 
-    def emit_vector(self, rows: int, x: Any, w: Any, bias: Any, y: Any, mask: Any) -> None:
-        """One vector of channels for `rows` positions."""
+    def emit_vector(
+        self, rows: int, x: Any, w: Any, bias: Any, y: Any, x_mask: Any, y_mask: Any
+    ) -> None:
+        """One slice of `rows` positions."""
         v, b = self.v, self.v.ir
-        sums = [v.load_aligned(bias)] * rows
-        slides = self.tile.variant == SLIDES
-        full = rows == self.tile.rows and mask is None
-        done = i64(0)
-        for taps in self.tap_blocks() if full and slides else (1,):
+        sums, done = [v.load_aligned(bias)] * rows, i64(0)
+        for taps in self.tap_blocks() if self.slides and rows == self.tile.rows else (1,):
             stop = b.add(done, b.and_(b.sub(self.taps, done), i64(-taps)))
-            sums = v.loop(done, stop, taps, sums, self.tap_step(taps, x, w, mask))
+            sums = v.loop(done, stop, taps, sums, self.tap_step(taps, x, w, x_mask))
             done = stop
         for value, place in zip(sums, self.row_pointers(y, self.y_row, rows), strict=True):
-            self.store(value, place, mask)
+            self.store(value, place, y_mask)
+
+    def tap_blocks(self) -> tuple[int, ...]:
+        """Blocks whose weights fit in the registers that the sums leave."""
+        if self.is_permuted:  # weights come from memory, one for each product
+            return (4, 1)
+        registers = 32 if self.tile.rows > 8 else 16
+        return tuple(taps for taps in TAP_BLOCKS if self.tile.rows + taps + 2 <= registers)
 
     def tap_step(
         self, taps: int, x: Any, w: Any, mask: Any
     ) -> Callable[[Any, list[Any]], list[Any]]:
-        """The body of a loop over blocks of so many taps."""
+        """The body of a loop over blocks of so many taps; row i serves tap j of sum i - j.
+
+        Each sum takes its products in the order of (tap, ci), whatever the block.
+        """
         v, b = self.v, self.v.ir
-        multiply = self.slide if self.tile.variant == SLIDES else self.gather
 
         def step(t: Any, sums: list[Any]) -> list[Any]:
-            x_tap, w_tap = v.at(x, b.mul(t, self.x_tap)), v.at(w, b.mul(t, i64(v.lanes)))
-            return multiply(taps, x_tap, w_tap, sums, mask)
+            sums, rows = list(sums), len(sums)
+            x_tap = v.at(x, b.mul(t, self.x_tap))
+            w_tap = v.at(w, b.mul(t, i64(self.depth_ * v.lanes)))
+            columns = [v.load_aligned(v.at(w_tap, j * v.lanes)) for j in range(taps * self.depth_)]
+            for i, row in enumerate(self.row_pointers(x_tap, self.x_row, rows + taps - 1)):
+                raw = self.load(row, mask)
+                for ci in range(self.depth_):
+                    value = self.spread(raw, ci)
+                    for j in range(max(0, i - rows + 1), min(taps, i + 1)):
+                        sums[i - j] = v.fma(value, columns[j * self.depth_ + ci], sums[i - j])
+            return sums
 
         return step
 
-    def tap_blocks(self) -> tuple[int, ...]:
-        """Blocks whose weights fit in the registers that the sums leave."""
-        registers = 32 if self.tile.rows > 8 else 16
-        return tuple(taps for taps in TAP_BLOCKS if self.tile.rows + taps + 2 <= registers)
-
-    def slide(self, taps: int, x: Any, w: Any, sums: list[Any], mask: Any) -> list[Any]:
-        """A block of taps where x_row == x_tap: row i serves tap j of position i - j."""
-        sums = list(sums)
-        columns = [self.v.load_aligned(self.v.at(w, j * self.v.lanes)) for j in range(taps)]
-        for i, row in enumerate(self.row_pointers(x, self.x_row, len(sums) + taps - 1)):
-            value = self.load(row, mask)
-            for j in range(taps):
-                if 0 <= i - j < len(sums):
-                    sums[i - j] = self.v.fma(value, columns[j], sums[i - j])
-        return sums
-
-    def gather(self, taps: int, x: Any, w: Any, sums: list[Any], mask: Any) -> list[Any]:
-        """One tap where positions and taps advance differently: a load for each product."""
-        column = self.v.load_aligned(w)
-        rows = self.row_pointers(x, self.x_row, len(sums))
-        return [
-            self.v.fma(self.load(row, mask), column, value)
-            for row, value in zip(rows, sums, strict=True)
-        ]
+    def spread(self, raw: Any, ci: int) -> Any:
+        """Input channel `ci` of each group, in the lanes of that group's outputs."""
+        if not self.is_permuted:
+            return raw
+        groups = [min(lane // self.outputs, self.groups - 1) for lane in range(self.v.lanes)]
+        return self.v.shuffle(raw, raw, [group * self.depth_ + ci for group in groups])
 
 
-class Depthwise(Family):
+class Sliced(Family):
+    """What depthwise convolution and small groups share."""
+
+    emitter = SlicedEmitter
+
+    def panels(self, problem: ConvProblem, target: Target) -> list[Panel]:
+        g, lanes = problem.geometry, target.lanes(problem.dtype)
+        groups = groups_of_slice(g, lanes)
+        slice_out, slice_in = groups * g.group_out_channels, groups * g.group_in_channels
+        many_registers = target.registers == 32
+        if g.group_in_channels * g.group_out_channels == 1:
+            rows = 16 if many_registers else 8
+        else:  # permutations, and their patterns, take registers too
+            rows = 12 if many_registers else 6
+        panels: list[Panel] = []
+        for first in range(0, g.out_channels, PANEL_SLICES * slice_out):
+            channels = min(PANEL_SLICES * slice_out, g.out_channels - first)
+            tile = Tile(
+                self.emitter.family, problem.dtype.itemsize * 8, lanes, rows, vectors=1,
+                masked=channels % slice_out > 0, fma=target.fma,
+                variant=(g.stride == g.dilation, g.group_in_channels, g.group_out_channels, groups),
+            )  # fmt: skip
+            panels.append(
+                Panel(
+                    tile, first, channels,
+                    x_offset=first // g.group_out_channels * g.group_in_channels,
+                    column=panels[-1].last_column if panels else 0,
+                    slices=-(-channels // slice_out), x_slice=slice_in,
+                    last_lanes=channels % slice_out or slice_out,
+                )
+            )  # fmt: skip
+        return panels
+
+    def run(self, problem: ConvProblem, tile: Tile, target: Target) -> int:
+        if self.slice_channels(problem, target):
+            return super().run(problem, tile, target)
+        return 2 * tile.rows
+
+    def slice_channels(self, problem: ConvProblem, target: Target) -> int | None:
+        g, lanes = problem.geometry, target.lanes(problem.dtype)
+        slice_in = groups_of_slice(g, lanes) * g.group_in_channels
+        if g.kernel_size < PACKED_FROM_TAPS or g.in_channels <= 4 * slice_in:
+            return None
+        return slice_in
+
+    def pack(self, weights: Weights, panels: Sequence[Panel]) -> PackedWeights:
+        """Order the filter as (slice, tap, ci, lane), and the bias as (slice, lane)."""
+        taps, depth, _ = weights.filter.shape
+        lanes, groups = panels[0].tile.lanes, panels[0].tile.variant[3]
+        slice_out = groups * weights.geometry.group_out_channels
+        packed = PackedWeights.empty(panels[-1].last_column * taps * depth, panels, weights)
+        packed.filter[:], packed.bias[:] = 0, 0
+        blocks, biases = (
+            packed.filter.reshape(-1, taps, depth, lanes),
+            packed.bias.reshape(-1, lanes),
+        )
+        for s, first in enumerate(range(0, weights.filter.shape[2], slice_out)):
+            part = weights.filter[:, :, first : first + slice_out]
+            blocks[s, :, :, : part.shape[2]] = part
+            if weights.bias is not None:
+                biases[s, : part.shape[2]] = weights.bias[first : first + slice_out]
+        return packed
+
+
+class Depthwise(Sliced):
     """C_in == C_out == G."""
 
     name = "depthwise"
-    emitter = DepthwiseEmitter
 
     def declines(self, problem: ConvProblem, target: Target) -> str | None:
         g = problem.geometry
@@ -128,30 +213,25 @@ class Depthwise(Family):
             return f"channel multiplier {g.group_out_channels}: lanes of x and y do not match"
         return None
 
-    def panels(self, problem: ConvProblem, target: Target) -> list[Panel]:
+
+class SmallGroups(Sliced):
+    """Groups of few channels, channel multipliers among them."""
+
+    name = "small groups"
+
+    def declines(self, problem: ConvProblem, target: Target) -> str | None:
         g, lanes = problem.geometry, target.lanes(problem.dtype)
-        panels: list[Panel] = []
-        for first in range(0, g.out_channels, PANEL_CHANNELS):
-            channels = min(PANEL_CHANNELS, g.out_channels - first)
-            tile = Tile(
-                self.emitter.family, problem.dtype.itemsize * 8, lanes,
-                rows=16 if target.registers == 32 else 8, vectors=1,
-                masked=channels % lanes > 0, fma=target.fma,
-                variant=SLIDES if g.stride == g.dilation else 0,
-            )  # fmt: skip
-            last_lanes = channels % lanes or lanes
-            panels.append(Panel(tile, first, channels, first, first, last_lanes))
-        return panels
-
-    def run(self, problem: ConvProblem, tile: Tile, target: Target) -> int:
-        if self.slice_channels(problem, target):
-            return super().run(problem, tile, target)
-        return 2 * tile.rows
-
-    def slice_channels(self, problem: ConvProblem, target: Target) -> int | None:
-        if problem.geometry.kernel_size < PACKED_FROM_TAPS:
-            return None
-        return target.lanes(problem.dtype)
+        if g.num_groups == 1:
+            return "num_groups=1: there is one group"
+        if groups_of_slice(g, lanes) < 2:
+            return (
+                f"groups of {g.group_in_channels} → {g.group_out_channels} channels: "
+                f"no two of them fit in {lanes} lanes"
+            )
+        share = SLIDING_SHARE if g.stride == g.dilation else GATHERING_SHARE
+        if groups_of_slice(g, lanes) * share < DENSE_SHARE:
+            return f"groups of {g.group_out_channels} channels fill {lanes} lanes well enough"
+        return None
 
 
-DEPTHWISE = Depthwise()
+DEPTHWISE, SMALL_GROUPS = Depthwise(), SmallGroups()

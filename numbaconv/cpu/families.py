@@ -8,7 +8,7 @@ from typing import Any
 from llvmlite import ir
 
 from .dense import DENSE, GROUPED
-from .depthwise import DEPTHWISE
+from .depthwise import DEPTHWISE, SMALL_GROUPS
 from .family import Family
 from .fir import FIR
 from .microkernel import INTEGERS, POINTERS, Emitter, Tile
@@ -16,7 +16,7 @@ from .narrow import NARROW
 from .vector import i8, i64, void
 
 # In the order of preference.
-FAMILIES: tuple[Family, ...] = (FIR, DEPTHWISE, NARROW, DENSE, GROUPED)
+FAMILIES: tuple[Family, ...] = (FIR, DEPTHWISE, NARROW, DENSE, SMALL_GROUPS, GROUPED)
 
 EMITTERS: dict[str, type[Emitter]] = {f.emitter.family: f.emitter for f in FAMILIES}
 

@@ -12,7 +12,6 @@ from typing import Any
 from ..problem import ConvProblem
 from ..weights import Weights
 from .blocking import Panel
-from .depthwise import SLIDES
 from .family import Family
 from .microkernel import Emitter, Tile
 from .packing import PackedWeights, pack_bias
@@ -24,7 +23,10 @@ TAP_BLOCKS = (4, 2, 1)
 
 
 class FirEmitter(Emitter):
-    """y[l] = Σ_r Σ_j x[l + (r + j*VL)*x_tap] · w[r + j*VL], r < VL; x_row == y_row == 1."""
+    """y[l] = Σ_r Σ_j x[l + (r + j*VL)*x_tap] · w[r + j*VL], r < VL; x_row == y_row == 1.
+
+    The tile's variant is (whether taps slide,).
+    """
 
     family = "fir"
 
@@ -57,7 +59,7 @@ class FirEmitter(Emitter):
             # Taps r, r + VL, … below K.
             count = b.sdiv(b.add(b.sub(self.taps, r), b.sub(lanes, i64(1))), lanes)
             done = i64(0)
-            slides = self.tile.variant == SLIDES and vectors > 1
+            slides = self.tile.variant[0] and vectors > 1
             for taps in TAP_BLOCKS if slides else (1,):
                 stop = b.add(done, b.and_(b.sub(count, done), i64(-taps)))
 
@@ -108,7 +110,7 @@ class Fir(Family):
         tile = Tile(
             self.emitter.family, problem.dtype.itemsize * 8, lanes, vectors * lanes, vectors=1,
             masked=False, fma=target.fma,
-            variant=SLIDES if problem.geometry.dilation == 1 else 0,
+            variant=(problem.geometry.dilation == 1,),
         )  # fmt: skip
         return [Panel(tile, 0, 1, 0, 0, 1)]
 

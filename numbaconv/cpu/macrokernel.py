@@ -28,7 +28,7 @@ def compute_run(element, call, source, row, tap, is_window, is_merged, y, rows, 
     weights, biases = pointer(c.weights, element), pointer(c.bias, element)
     for p in range(first, last):
         panel = record(c.panels, p, "panel")
-        x_panel, x_slice = offset(source, panel.x_offset), panel.width
+        x_panel, x_slice = offset(source, panel.x_offset), panel.x_slice
         if is_window and c.window_slices > 1:
             x_slice = c.slice_stride
             x_panel = offset(source, panel.x_offset // c.slice_channels * c.slice_stride)

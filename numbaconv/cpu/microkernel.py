@@ -43,8 +43,8 @@ class Tile:
         Whether the last vector is partial.
     fma : bool
         Whether the processor fuses multiply-adds.
-    variant : int
-        What else a family compiles in; the family says what it means.
+    variant : tuple of int
+        What else a family compiles in; its emitter says what it means.
     """
 
     family: str
@@ -54,7 +54,7 @@ class Tile:
     vectors: int
     masked: bool
     fma: bool
-    variant: int = 0
+    variant: tuple[int, ...] = ()
 
     @property
     def width(self) -> int:
@@ -64,7 +64,7 @@ class Tile:
     @property
     def name(self) -> str:
         """As in BLIS: `dense_f32_6x64v16`, with what else distinguishes it."""
-        suffixes = [f"_{self.variant}"] * bool(self.variant)
+        suffixes = [f"_{int(value)}" for value in self.variant]
         suffixes += ["_masked"] * self.masked + ["_nofma"] * (not self.fma)
         shape = f"{self.rows}x{self.width}v{self.lanes}"
         return f"{self.family}_f{self.bits}_{shape}{''.join(suffixes)}"

@@ -12,7 +12,6 @@ from typing import Any
 from ..problem import ConvProblem
 from ..weights import Weights
 from .blocking import Panel
-from .depthwise import SLIDES
 from .family import Family
 from .microkernel import Emitter, Tile
 from .packing import PackedWeights, pack_bias
@@ -28,7 +27,10 @@ DOT_SHARE, DENSE_SHARE = 0.65, 0.85
 
 
 class NarrowEmitter(Emitter):
-    """y[l, co] = Σ_v Σ_t x[l*x_row + t*x_tap + v*VL :][:VL] · w[v, t, co, :VL]"""
+    """y[l, co] = Σ_v Σ_t x[l*x_row + t*x_tap + v*VL :][:VL] · w[v, t, co, :VL]
+
+    The tile's variant is (whether taps slide,).
+    """
 
     family = "narrow"
 
@@ -54,7 +56,7 @@ class NarrowEmitter(Emitter):
     def emit_taps(self, rows: int, x: Any, w: Any, sums: list[Any], mask: Any) -> list[Any]:
         """All taps of one vector of input channels."""
         b, done = self.v.ir, i64(0)
-        slides = self.tile.variant == SLIDES and rows == self.tile.rows
+        slides = self.tile.variant[0] and rows == self.tile.rows
         for taps in (TAP_BLOCK, 1) if slides else (1,):
             stop = b.add(done, b.and_(b.sub(self.taps, done), i64(-taps)))
             sums = self.v.loop(done, stop, taps, sums, self.tap_step(taps, rows, x, w, mask))
@@ -121,7 +123,7 @@ class Narrow(Family):
         tile = Tile(
             self.emitter.family, problem.dtype.itemsize * 8, lanes, rows,
             vectors=g.out_channels, masked=g.in_channels % lanes > 0, fma=target.fma,
-            variant=SLIDES if slides else 0,
+            variant=(slides,),
         )  # fmt: skip
         return [Panel(tile, 0, g.out_channels, 0, 0, g.in_channels % lanes or lanes)]
 

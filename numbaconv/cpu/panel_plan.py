@@ -110,7 +110,7 @@ def panel_table(blocking: Blocking) -> Array:
     rows = [
         (
             panel_address(panel.tile), panel.x_offset, panel.first, panel.channels,
-            panel.tile.width, panel.slices, panel.last_lanes,
+            panel.tile.width, panel.slices, panel.x_slice, panel.last_lanes,
             panel.column * reduction, panel.column,
         )
         for panel in blocking.panels

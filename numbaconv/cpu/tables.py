@@ -29,7 +29,7 @@ CALL = int64_fields(
 
 # One panel: its kernel, what it reads and what it writes (offsets in elements).
 PANEL = int64_fields(
-    "kernel", "x_offset", "first_channel", "channels", "width", "slices", "last_lanes",
+    "kernel", "x_offset", "first_channel", "channels", "width", "slices", "x_slice", "last_lanes",
     "weights", "bias",
 )  # fmt: skip
 
