@@ -217,12 +217,15 @@ def copy_block(target, target_row, target_column, source, source_row, source_col
     if target_column == 1 and source_row == 1:
         lanes = lanes_of(target)
         square_rows, square_columns = rows - rows % lanes, columns - columns % lanes
-        for r in range(0, square_rows, lanes):
-            for c in range(0, square_columns, lanes):
-                transpose_square(
-                    offset(target, r * target_row + c), target_row,
-                    offset(source, r + c * source_column), source_column,
-                )  # fmt: skip
+        # The longer axis inside: positions, which are contiguous in the caller's array.
+        inside = max(square_rows, square_columns)
+        for block in range(0, square_rows * square_columns // lanes, lanes):
+            outer, inner = block // inside * lanes, block % inside
+            r, c = (inner, outer) if square_rows == inside else (outer, inner)
+            transpose_square(
+                offset(target, r * target_row + c), target_row,
+                offset(source, r + c * source_column), source_column,
+            )  # fmt: skip
     for r in range(rows):
         for c in range(square_columns if r < square_rows else 0, columns):
             value = load(source, r * source_row + c * source_column)
