@@ -151,8 +151,10 @@ class Sliced(Family):
         else:  # permutations, and their patterns, take registers too
             rows = 12 if many_registers else 6
         panels: list[Panel] = []
-        for first in range(0, g.out_channels, PANEL_SLICES * slice_out):
-            channels = min(PANEL_SLICES * slice_out, g.out_channels - first)
+        # A packed slice stays in the first cache while a panel of its own goes along its rows.
+        widest = slice_out * (1 if self.slice_channels(problem, target) else PANEL_SLICES)
+        for first in range(0, g.out_channels, widest):
+            channels = min(widest, g.out_channels - first)
             tile = Tile(
                 self.emitter.family, problem.dtype.itemsize * 8, lanes, rows, vectors=1,
                 masked=channels % slice_out > 0, fma=target.fma,

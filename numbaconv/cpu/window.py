@@ -16,6 +16,9 @@ from .memory import copy_block, load, offset, record, store
 ZEROS, REFLECT, REPLICATE, CIRCULAR = range(4)
 MODE_CODES = {"zeros": ZEROS, "reflect": REFLECT, "replicate": REPLICATE, "circular": CIRCULAR}
 
+# Rows of x that are cut into slices at a time: their lines stay in the first cache.
+ROWS_OF_SLICES = 16
+
 
 @dataclass(frozen=True)
 class WindowShape:
@@ -102,13 +105,15 @@ def fill_window(window, call, x, origin, outputs):
     c = record(call, 0, "call")
     strips = c.window_strips if c.window_strips else outputs
     rows = c.window_first_rows + (outputs - 1) * c.window_more_rows
-    for s in range(c.window_slices):
-        channels = min(c.slice_channels, c.in_channels - s * c.slice_channels)
-        target = offset(window, s * c.slice_stride)
-        source = offset(x, s * c.slice_channels * c.x_channel)
-        for strip in range(strips):
-            fill_strip(
-                offset(target, strip * c.window_pitch * c.slice_channels), c.slice_channels,
-                source, c.x_row, c.x_channel, channels,
-                c.length, origin + strip * c.window_step, rows, c.mode,
-            )  # fmt: skip
+    # Slices share the lines of a row of x: a few rows of all slices before the next rows.
+    block = rows if c.window_slices == 1 else ROWS_OF_SLICES
+    for strip in range(strips):
+        for row in range(0, rows, block):
+            for s in range(c.window_slices):
+                place = (strip * c.window_pitch + row) * c.slice_channels
+                fill_strip(
+                    offset(window, s * c.slice_stride + place), c.slice_channels,
+                    offset(x, s * c.slice_channels * c.x_channel), c.x_row, c.x_channel,
+                    min(c.slice_channels, c.in_channels - s * c.slice_channels),
+                    c.length, origin + strip * c.window_step + row, min(block, rows - row), c.mode,
+                )  # fmt: skip
