@@ -8,7 +8,7 @@ import numpy as np
 
 from ._threads import as_threads
 from .dispatch import make_plan
-from .interop import as_numpy, is_native, require_dtype
+from .interop import as_numpy, empty_output, is_native, require_dtype
 from .plan import Array, Plan
 from .problem import Algorithm, ConvProblem, Geometry, Padding, PaddingMode, as_dtype, as_integer
 from .weights import Weights, checked
@@ -62,7 +62,7 @@ def execute(
     n, length, channels = plan.problem.out_shape
     if out is None:
         shape = (n, channels, length) if permute else (n, length, channels)
-        out = channel_last(np.empty(shape, plan.problem.out_dtype), permute)
+        out = channel_last(empty_output(shape, plan.problem.out_dtype), permute)
     if is_native(out):
         plan.execute(x, out, threads)
     else:

@@ -12,6 +12,7 @@ import numpy as np
 from ._threads import as_threads
 from .dispatch import Explanation, explain_problem, make_plan
 from .functional import channel_last, checked_input, checked_out, execute, filter_to_kio
+from .interop import empty_output
 from .plan import Array
 from .problem import (
     ALGORITHMS,
@@ -302,7 +303,7 @@ class Conv1D:
             known = weights.calls.get((x.shape, x.strides))
         if known is not None:
             call, shape = known
-            y = np.empty(shape, self._dtype) if out is None else out
+            y = empty_output(shape, self._dtype) if out is None else out
             fits = out is None or (is_plain(out, self._dtype) and is_target(out, shape))
             if fits and call(x, y, threads):
                 return y
