@@ -194,7 +194,7 @@ def function_problem(
     """Validate the arguments of `conv1d`; return its problem, weights and channel-last x."""
     taps = as_numpy(filter, "filter")
     geometry = function_geometry(taps, stride, padding, dilation, num_groups, padding_mode, permute)
-    dtype = as_dtype(as_numpy(x, "x").dtype)
+    dtype = as_dtype(as_numpy(x, "x").dtype, "the dtype of x")
     require_dtype(taps, "filter", dtype)
     x = checked_input(x, geometry, dtype, permute)
     if bias is not None:

@@ -39,7 +39,7 @@ def as_word(value: Any, name: str, words: tuple[str, ...]) -> Any:
     return value
 
 
-def as_dtype(value: Any) -> np.dtype[Any]:
+def as_dtype(value: Any, name: str = "dtype") -> np.dtype[Any]:
     """Return `value` as one of the supported dtypes, in native byte order."""
     try:
         dtype = np.dtype(value).newbyteorder("=")
@@ -47,7 +47,7 @@ def as_dtype(value: Any) -> np.dtype[Any]:
         dtype = None
     # None is a dtype to NumPy (float64), and equals one.
     if value is None or dtype is None or dtype not in DTYPES:
-        raise TypeError(f"dtype must be float32 or float64, got {value!r}")
+        raise TypeError(f"{name} must be float32 or float64, got {value!r}")
     return dtype
 
 

@@ -119,7 +119,9 @@ class Narrow(Family):
         slides = g.stride == g.dilation
         # Sums, the weights of a block of taps, and one x stay in registers.
         columns = g.out_channels * (TAP_BLOCK if slides else 1)
-        rows = max(1, min(lanes, target.registers - 2 - columns) // g.out_channels)
+        rows = max(1, min(lanes, target.registers - 4 - columns) // g.out_channels)
+        # On 16 registers a row is also an address too many from the seventh on.
+        rows = rows if target.registers == 32 else min(rows, 6)
         tile = Tile(
             self.emitter.family, problem.dtype.itemsize * 8, lanes, rows,
             vectors=g.out_channels, masked=g.in_channels % lanes > 0, fma=target.fma,
