@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 import statistics
 import time
 from collections.abc import Callable
 
 import numba
 import numpy as np
+from llvmlite import ir
 from numba.core import types
+from numba.core.errors import RequireLiteralValue
 from numba.extending import intrinsic
 
 from numbaconv.cpu.target import host
@@ -16,6 +19,9 @@ from numbaconv.cpu.vector import VectorBuilder, i64
 
 # Independent chains: enough to cover a latency of 4 cycles at two multiply-adds a cycle.
 CHAINS = 12
+
+# Vectors of one round of the copying loop.
+COPIED_AT_ONCE = 4
 
 
 @intrinsic
@@ -69,3 +75,82 @@ def fma_peak(threads: int = 1, dtype: type = np.float32) -> float:
     return max(
         flops / seconds for seconds, flops in (fma_seconds(threads, dtype) for _ in range(7))
     )
+
+
+@intrinsic
+def copy_vectors(typingctx, target, source, count, streaming):
+    """Copy `count` vectors; a literal `streaming` of 1 stores them past the caches.
+
+    Both arrays begin at a multiple of the vector's size.
+    """
+    if not isinstance(streaming, types.IntegerLiteral):
+        raise RequireLiteralValue("streaming must be a literal")
+    bits, past_caches = source.dtype.bitwidth, bool(streaming.literal_value)
+
+    def codegen(context, builder, signature, values):
+        machine = host()
+        v = VectorBuilder(builder, bits, machine.vector_bytes * 8 // bits, machine.fma)
+        to, origin = (
+            context.make_array(array)(context, builder, value).data
+            for array, value in zip((target, source), values, strict=False)
+        )
+        hint = builder.module.add_metadata([ir.Constant(ir.IntType(32), 1)])
+
+        def body(index, carried):
+            for k in range(COPIED_AT_ONCE):
+                offset = builder.add(index, i64(k * v.lanes))
+                address = builder.bitcast(v.at(to, offset), v.vector.as_pointer())
+                store = builder.store(v.load_aligned(v.at(origin, offset)), address)
+                store.align = machine.vector_bytes
+                if past_caches:
+                    store.set_metadata("nontemporal", hint)
+            return []
+
+        elements = builder.mul(values[2], i64(v.lanes))
+        v.loop(i64(0), elements, COPIED_AT_ONCE * v.lanes, [], body)
+        return context.get_dummy_value()
+
+    return types.void(target, source, count, streaming), codegen
+
+
+@numba.njit(parallel=True, nogil=True)
+def copy_regular(targets, sources, count, times, threads):
+    for thread in numba.prange(threads):
+        for _ in range(times):
+            copy_vectors(targets[thread], sources[thread], count, 0)
+
+
+@numba.njit(parallel=True, nogil=True)
+def copy_streaming(targets, sources, count, times, threads):
+    for thread in numba.prange(threads):
+        for _ in range(times):
+            copy_vectors(targets[thread], sources[thread], count, 1)
+
+
+def aligned(shape: tuple[int, ...], dtype: type = np.float32) -> np.ndarray:
+    """NaNs that begin on a cache line, so that nothing unwritten passes for a result."""
+    size = int(np.prod(shape))
+    memory = np.empty(size + 64 // np.dtype(dtype).itemsize, dtype)
+    first = -memory.ctypes.data % 64 // memory.itemsize
+    array = memory[first : first + size].reshape(shape)
+    array.fill(np.nan)
+    return array
+
+
+def copy_bandwidth(footprint: int, threads: int = 1, at_least: float = 0.03) -> float:
+    """Bytes read and written a second by a copy between two arrays of footprint/2 bytes.
+
+    Each thread copies an array of its own; the better of regular and streaming stores.
+    """
+    vector = host().vector_bytes
+    count = max(1, round(footprint / 2 / threads / (vector * COPIED_AT_ONCE))) * COPIED_AT_ONCE
+    sources, targets = (aligned((threads, count * vector // 4)) for _ in range(2))
+    sources.fill(1.0)
+    moved = 2 * count * vector * threads
+    times = max(1, (8 << 20) // moved)  # the launch of threads must not count in a cache
+    best = 0.0
+    for copy in (copy_regular, copy_streaming):
+        run = functools.partial(copy, targets, sources, count, times, threads)
+        run()
+        best = max(best, moved * times / median_seconds(run, at_least))
+    return best

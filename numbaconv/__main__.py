@@ -45,11 +45,9 @@ def cpu_facts() -> dict[str, str]:
     """The processor as the kernels see it."""
     if _jit.is_disabled():
         return {"kernels": "reference only, NUMBA_DISABLE_JIT is set"}
-    from .cpu.blocking import MAX_VECTORS, tile_rows
-
     target = dispatch.cpu_target()
     lanes = target.lanes(np.dtype(np.float32))
-    tiles = [f"{tile_rows(v, target)}x{v * lanes}" for v in range(1, MAX_VECTORS + 1)]
+    tiles = [f"{rows}x{v * lanes}" for v, rows in enumerate(target.tile_rows, start=1)]
     return {
         "instruction set": f"{target.isa}, {target.registers} registers of "
         f"{8 * target.vector_bytes} bits{', FMA' if target.fma else ''}",

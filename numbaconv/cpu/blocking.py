@@ -11,12 +11,6 @@ from ..problem import ConvProblem, Geometry
 from .microkernel import Tile
 from .target import Target
 
-# A row of x costs an address register; x86 has 15, of which the loop takes three.
-MAX_ROWS = 10
-
-# The widest tile: four vectors of columns, so that MR >= 6 in 32 registers.
-MAX_VECTORS = 4
-
 # Positions of one run. Longer runs use a panel more often while it is near; beyond this
 # nothing was gained, and threads would share less evenly.
 MAX_RUN = 480
@@ -34,15 +28,6 @@ def split_evenly(total: int, most: int) -> list[int]:
     """
     parts = -(-total // most)
     return [total // parts + (part < total % parts) for part in range(parts)]
-
-
-def tile_rows(vectors: int, target: Target) -> int:
-    """MR for a tile of so many vectors: MR*NV sums, NV columns and one x stay in registers.
-
-    Without FMA the product needs a register too.
-    """
-    spare = 1 if target.fma else 2
-    return min(MAX_ROWS, (target.registers - spare - vectors) // vectors)
 
 
 @dataclass(frozen=True)
@@ -96,12 +81,11 @@ def cut_channels(
 ) -> list[Panel]:
     """Cut `channels` channels of y into panels of nearly equal width."""
     lanes = target.lanes(problem.dtype)
-    widest = max(v for v in range(1, MAX_VECTORS + 1) if tile_rows(v, target) > 4 or v == 1)
     panels = []
-    for vectors in split_evenly(-(-channels // lanes), widest):
+    for vectors in split_evenly(-(-channels // lanes), len(target.tile_rows)):
         count = min(vectors * lanes, channels)
         tile = Tile(
-            family, problem.dtype.itemsize * 8, lanes, tile_rows(vectors, target), vectors,
+            family, problem.dtype.itemsize * 8, lanes, target.tile_rows[vectors - 1], vectors,
             masked=count < vectors * lanes, fma=target.fma,
         )  # fmt: skip
         last_lanes = count - (vectors - 1) * lanes

@@ -21,13 +21,21 @@ from ..problem import ConvProblem, Geometry
 from ..weights import Weights
 from .blocking import Panel
 from .family import Family
-from .microkernel import Emitter, Tile
+from .microkernel import Emitter, Tile, halves
 from .packing import PackedWeights
 from .target import Target
 from .vector import i64
 
-# Taps taken at a time where a window slides, tried in this order.
-TAP_BLOCKS = (8, 4, 2, 1)
+# By instruction set and C_in/G (0: depthwise, which permutes nothing): MR and taps of a block
+# where taps slide, and MR where they do not. The largest whose loops keep everything in
+# registers, read off the assembly (tests/codegen).
+TILES: dict[str, dict[int, tuple[int, int, int]]] = {
+    "avx512": {0: (16, 4, 10), 1: (16, 4, 16), 2: (12, 4, 16), 3: (16, 2, 16), 4: (12, 2, 12)},
+    "avx2": {0: (6, 4, 5), 1: (6, 4, 8), 2: (6, 2, 8)},
+    "avx": {0: (6, 4, 8), 1: (6, 4, 8), 2: (6, 2, 8)},
+    "sse": {0: (6, 1, 6), 1: (6, 2, 6), 2: (5, 2, 5)},
+    "neon": {0: (12, 4, 12), 1: (12, 4, 12), 2: (12, 2, 12)},
+}
 
 # From here on packing a window costs less than the collisions it avoids.
 PACKED_FROM_TAPS = 8
@@ -49,13 +57,14 @@ def groups_of_slice(geometry: Geometry, lanes: int) -> int:
 class SlicedEmitter(Emitter):
     """y[l, s, j] = Σ_t Σ_ci x[l*x_row + t*x_tap + s*x_slice + lane(j, ci)] · w[s, t, ci, j]
 
-    The tile's variant is (whether taps slide, C_in/G, C_out/G, groups of a slice).
+    The tile's variant is (taps of a block, C_in/G, C_out/G, groups of a slice); with one
+    tap to a block nothing slides.
     """
 
     family = "sliced"
 
     def emit(self) -> None:
-        self.slides, self.depth_, self.outputs, self.groups = self.tile.variant
+        self.tap_block, self.depth_, self.outputs, self.groups = self.tile.variant
         self.is_permuted = (self.depth_, self.outputs) != (1, 1)
         self.cover_rows(self.emit_tile)
 
@@ -90,19 +99,12 @@ class SlicedEmitter(Emitter):
         """One slice of `rows` positions."""
         v, b = self.v, self.v.ir
         sums, done = [v.load_aligned(bias)] * rows, i64(0)
-        for taps in self.tap_blocks() if self.slides and rows == self.tile.rows else (1,):
+        for taps in halves(self.tap_block) if rows == self.tile.rows else (1,):
             stop = b.add(done, b.and_(b.sub(self.taps, done), i64(-taps)))
             sums = v.loop(done, stop, taps, sums, self.tap_step(taps, x, w, x_mask))
             done = stop
         for value, place in zip(sums, self.row_pointers(y, self.y_row, rows), strict=True):
             self.store(value, place, y_mask)
-
-    def tap_blocks(self) -> tuple[int, ...]:
-        """Blocks whose weights fit in the registers that the sums leave."""
-        if self.is_permuted:  # weights come from memory, one for each product
-            return (4, 1)
-        registers = 32 if self.tile.rows > 8 else 16
-        return tuple(taps for taps in TAP_BLOCKS if self.tile.rows + taps + 2 <= registers)
 
     def tap_step(
         self, taps: int, x: Any, w: Any, mask: Any
@@ -145,11 +147,12 @@ class Sliced(Family):
         g, lanes = problem.geometry, target.lanes(problem.dtype)
         groups = groups_of_slice(g, lanes)
         slice_out, slice_in = groups * g.group_out_channels, groups * g.group_in_channels
-        many_registers = target.registers == 32
-        if g.group_in_channels * g.group_out_channels == 1:
-            rows = 16 if many_registers else 8
-        else:  # permutations, and their patterns, take registers too
-            rows = 12 if many_registers else 6
+        depth = g.group_in_channels if g.group_in_channels * g.group_out_channels > 1 else 0
+        sliding_rows, block, rows = TILES[target.isa][depth]
+        if g.stride == g.dilation:
+            rows = sliding_rows
+        else:
+            block = 1
         panels: list[Panel] = []
         # A packed slice stays in the first cache while a panel of its own goes along its rows.
         widest = slice_out * (1 if self.slice_channels(problem, target) else PANEL_SLICES)
@@ -158,7 +161,7 @@ class Sliced(Family):
             tile = Tile(
                 self.emitter.family, problem.dtype.itemsize * 8, lanes, rows, vectors=1,
                 masked=channels % slice_out > 0, fma=target.fma,
-                variant=(g.stride == g.dilation, g.group_in_channels, g.group_out_channels, groups),
+                variant=(block, g.group_in_channels, g.group_out_channels, groups),
             )  # fmt: skip
             panels.append(
                 Panel(
@@ -230,6 +233,8 @@ class SmallGroups(Sliced):
                 f"groups of {g.group_in_channels} → {g.group_out_channels} channels: "
                 f"no two of them fit in {lanes} lanes"
             )
+        if g.group_in_channels not in TILES[target.isa]:
+            return f"C_in/G={g.group_in_channels} permutations outgrow the registers"
         share = SLIDING_SHARE if g.stride == g.dilation else GATHERING_SHARE
         if groups_of_slice(g, lanes) * share < DENSE_SHARE:
             return f"groups of {g.group_out_channels} channels fill {lanes} lanes well enough"

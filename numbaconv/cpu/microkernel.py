@@ -80,6 +80,11 @@ INTEGERS = (
 )  # fmt: skip
 
 
+def halves(most: int) -> list[int]:
+    """`most`, a power of two, and its halves down to 1: blocks that cover any number of taps."""
+    return [most >> shift for shift in range(most.bit_length())]
+
+
 class Emitter(ABC):
     """Emits the body of the panel kernel that a `Tile` describes."""
 

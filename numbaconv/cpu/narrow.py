@@ -13,13 +13,23 @@ from ..problem import ConvProblem
 from ..weights import Weights
 from .blocking import Panel
 from .family import Family
-from .microkernel import Emitter, Tile
+from .microkernel import Emitter, Tile, halves
 from .packing import PackedWeights, pack_bias
 from .target import Target
 from .vector import i64
 
-# Taps held in registers at a time where a window of rows slides through them.
-TAP_BLOCK = 4
+# By instruction set and C_out: MR and taps of a block where taps slide, and MR where they do
+# not. The largest whose loops keep everything in registers (tests/codegen).
+TILES: dict[str, dict[int, tuple[int, int, int]]] = {
+    "avx512": {
+        1: (16, 4, 10), 2: (6, 4, 12), 3: (8, 2, 8), 4: (5, 2, 6),
+        5: (4, 2, 4), 6: (3, 2, 3), 7: (2, 2, 2), 8: (2, 2, 2),
+    },
+    "avx2": {1: (8, 4, 10), 2: (4, 2, 5), 3: (2, 2, 3), 4: (2, 2, 2)},
+    "avx": {1: (6, 4, 10), 2: (3, 4, 4), 3: (2, 2, 2), 4: (2, 1, 2)},
+    "sse": {1: (4, 2, 7), 2: (2, 2, 4)},
+    "neon": {1: (12, 4, 12), 2: (8, 2, 8)},
+}  # fmt: skip
 
 # Of the multiply-add peak, what tiles reach with all lanes busy: dot products pay for one
 # load a product and for the tree, dense tiles for their stores.
@@ -29,7 +39,7 @@ DOT_SHARE, DENSE_SHARE = 0.65, 0.85
 class NarrowEmitter(Emitter):
     """y[l, co] = Σ_v Σ_t x[l*x_row + t*x_tap + v*VL :][:VL] · w[v, t, co, :VL]
 
-    The tile's variant is (whether taps slide,).
+    The tile's variant is (taps of a block,); with one nothing slides.
     """
 
     family = "narrow"
@@ -56,8 +66,7 @@ class NarrowEmitter(Emitter):
     def emit_taps(self, rows: int, x: Any, w: Any, sums: list[Any], mask: Any) -> list[Any]:
         """All taps of one vector of input channels."""
         b, done = self.v.ir, i64(0)
-        slides = self.tile.variant[0] and rows == self.tile.rows
-        for taps in (TAP_BLOCK, 1) if slides else (1,):
+        for taps in halves(self.tile.variant[0]) if rows == self.tile.rows else (1,):
             stop = b.add(done, b.and_(b.sub(self.taps, done), i64(-taps)))
             sums = self.v.loop(done, stop, taps, sums, self.tap_step(taps, rows, x, w, mask))
             done = stop
@@ -116,16 +125,15 @@ class Narrow(Family):
 
     def panels(self, problem: ConvProblem, target: Target) -> list[Panel]:
         g, lanes = problem.geometry, target.lanes(problem.dtype)
-        slides = g.stride == g.dilation
-        # Sums, the weights of a block of taps, and one x stay in registers.
-        columns = g.out_channels * (TAP_BLOCK if slides else 1)
-        rows = max(1, min(lanes, target.registers - 4 - columns) // g.out_channels)
-        # On 16 registers a row is also an address too many from the seventh on.
-        rows = rows if target.registers == 32 else min(rows, 6)
+        sliding_rows, block, rows = TILES[target.isa][g.out_channels]
+        if g.stride == g.dilation:
+            rows = sliding_rows
+        else:
+            block = 1
         tile = Tile(
             self.emitter.family, problem.dtype.itemsize * 8, lanes, rows,
             vectors=g.out_channels, masked=g.in_channels % lanes > 0, fma=target.fma,
-            variant=(slides,),
+            variant=(block,),
         )  # fmt: skip
         return [Panel(tile, 0, g.out_channels, 0, 0, g.in_channels % lanes or lanes)]
 

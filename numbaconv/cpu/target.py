@@ -28,6 +28,10 @@ class Target:
     fma : bool
         Whether a fused multiply-add is one instruction. Where it is not, LLVM turns
         `llvm.fma` into four library calls a vector, so kernels multiply and add.
+    tile_rows : tuple of int
+        MR of dense tiles of 1, 2, … vectors: the most rows whose loops keep every sum,
+        column and address in a register. Read off the assembly (tests/codegen), since
+        LLVM's scheduling takes one to four registers more than the tile.
     l1, l2, last_cache : int
         Bytes of data cache: a core's first and second level, and the last one.
     """
@@ -36,6 +40,7 @@ class Target:
     vector_bytes: int
     registers: int
     fma: bool
+    tile_rows: tuple[int, ...]
     l1: int = DEFAULT_CACHES[0]
     l2: int = DEFAULT_CACHES[1]
     last_cache: int = DEFAULT_CACHES[2]
@@ -48,11 +53,11 @@ class Target:
 ISAS = {
     target.isa: target
     for target in (
-        Target("avx512", vector_bytes=64, registers=32, fma=True),
-        Target("avx2", vector_bytes=32, registers=16, fma=True),
-        Target("avx", vector_bytes=32, registers=16, fma=False),
-        Target("sse", vector_bytes=16, registers=16, fma=False),
-        Target("neon", vector_bytes=16, registers=32, fma=True),
+        Target("avx512", vector_bytes=64, registers=32, fma=True, tile_rows=(10, 10, 8, 6)),
+        Target("avx2", vector_bytes=32, registers=16, fma=True, tile_rows=(9, 6)),
+        Target("avx", vector_bytes=32, registers=16, fma=False, tile_rows=(9, 4)),
+        Target("sse", vector_bytes=16, registers=16, fma=False, tile_rows=(6, 4)),
+        Target("neon", vector_bytes=16, registers=32, fma=True, tile_rows=(9, 9, 7, 5)),
     )
 }
 

@@ -58,7 +58,9 @@ def window_shape(positions: int, kernel_size: int, stride: int, dilation: int) -
     """Lay out the receptive field of at most `positions` outputs without its gaps."""
     reach = (positions - 1) * stride + 1
     span = (kernel_size - 1) * dilation + 1
-    if dilation > reach:
+    # Kernels in which taps slide need equal steps between outputs and taps, so gaps of the
+    # stride's own width stay.
+    if dilation > max(reach, stride):
         return WindowShape(stride, reach, kernel_size, reach, dilation, 1, stride)
     if stride > span:
         return WindowShape(span, dilation, 0, span, stride, span, 0)

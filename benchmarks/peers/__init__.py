@@ -1,0 +1,1 @@
+"""The libraries that numbaconv is measured against."""

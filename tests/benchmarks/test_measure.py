@@ -1,0 +1,138 @@
+"""The child: who is timed, who is not, and what is written about it."""
+
+import time
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from benchmarks.peers import numpy_peer, ours
+from benchmarks.peers.base import OURS_INTO, OURS_NEW, Layer, NotOffered, Prepared, Way, crop
+from benchmarks.peers.gate import Truth, reference
+from benchmarks.peers.measure import Side, brief, measure, prepare, quartiles, rounds
+from benchmarks.problems import Problem
+
+SMALL = [
+    Problem("dense", "", 2, 40, 5, 7, 4, stride=2, dilation=3, padding=(3, 1)),
+    Problem("grouped", "", 2, 30, 6, 9, 3, groups=3, padding=(2, 0)),
+    Problem("depthwise", "", 2, 30, 4, 4, 5, groups=4, padding=(2, 2)),
+    Problem("multiplier", "", 1, 30, 4, 8, 5, stride=3, groups=4),
+    Problem("fir", "", 2, 300, 1, 1, 101, padding=(50, 50)),
+]
+
+
+def layer_of(problem):
+    return Layer(problem, *problem.arrays(), threads=1)
+
+
+def truth_of(layer):
+    return Truth(reference(layer.problem, layer.x, layer.w))
+
+
+@pytest.fixture
+def layer():
+    return layer_of(SMALL[0])
+
+
+def way(run, name="a way", layout="nlc"):
+    def make(layer):
+        return Prepared(lambda: run(layer))
+
+    return Way(name, layout, False, make)
+
+
+def right(layer):
+    return reference(layer.problem, layer.x, layer.w).astype(np.float32)
+
+
+def raising(error):
+    def run(layer):
+        raise error
+
+    return run
+
+
+@pytest.mark.parametrize("problem", SMALL, ids=lambda p: p.name)
+@pytest.mark.parametrize("way", [*ours.ways("direct"), *numpy_peer.WAYS], ids=lambda w: w.name)
+def test_ways_without_a_peer_are_right(problem, way):
+    layer = layer_of(problem)
+    try:
+        prepared = way.prepare(layer)
+    except NotOffered as reason:
+        assert str(reason)
+        return
+    for _ in range(2):  # buffers are used again
+        assert truth_of(layer).complaint(prepared.result(prepared.run()), contiguous=True) is None
+
+
+def test_a_wrong_result_is_never_a_time(layer):
+    record = prepare(way(lambda layer: right(layer) * 1.01), layer, truth_of(layer), 0.01)
+    assert record["status"] == "wrong"
+    assert "seconds" not in record
+
+
+def test_a_result_that_becomes_wrong_is_never_a_time(layer):
+    calls = []
+
+    def spoiled(layer):
+        calls.append(None)
+        return right(layer) * (1 if len(calls) < 3 else 2)
+
+    found = measure(layer, [way(spoiled)], truth_of(layer), 0.01, lambda name: None)
+    assert found["ways"]["a way"]["status"] == "wrong"
+    assert found["ways"]["a way"]["reason"].startswith("after rounds: ")
+    assert "seconds" not in found["ways"]["a way"]
+
+
+def test_what_fails_is_recorded_with_its_reason(layer):
+    truth = truth_of(layer)
+    failed = prepare(way(raising(ValueError("no\nsuch"))), layer, truth, 0.01)
+    assert failed == dict(status="failed", reason="ValueError: no")
+    missing = prepare(way(raising(NotOffered("one axis only"))), layer, truth, 0.01)
+    assert missing == dict(status="not offered", reason="one axis only")
+    assert brief(ValueError()) == "ValueError: "
+
+
+def test_a_record_has_ceilings_times_and_spread(layer):
+    tried = []
+    ways = [*ours.ways("direct"), way(right)]
+    found = measure(layer, ways, truth_of(layer), 0.01, tried.append)
+    assert tried == [OURS_INTO, OURS_NEW, "a way", ""]
+    assert found["fma_peak"] > 1e8
+    assert found["copy_bandwidth"] > 1e7
+    assert found["disturbance"] is None or found["disturbance"] >= 0
+    for name in (OURS_INTO, OURS_NEW, "a way"):
+        record = found["ways"][name]
+        assert record["status"] == "ok"
+        assert 0 < record["lower"] <= record["seconds"] <= record["upper"]
+        assert record["calls"] >= 1
+    assert found["ways"][OURS_INTO]["preallocated"]
+    assert not found["ways"][OURS_NEW]["preallocated"]
+
+
+def test_sides_take_turns(layer):
+    order = []
+    sides = [
+        Side(SimpleNamespace(), Prepared(lambda name=name: (order.append(name), time.sleep(1e-3))))
+        for name in "AB"
+    ]
+    for side in sides:
+        side.once = 1.0  # no call to warm up
+    rounds(sides, seconds=1e-3)
+    assert len(order) == sum(len(side.seconds) for side in sides)
+    assert "".join(order).startswith("ABABAB")
+
+
+def test_quartiles():
+    assert quartiles([3.0]) == (3.0, 3.0, 3.0)
+    assert quartiles([1.0, 2.0, 3.0, 4.0, 5.0]) == (2.0, 3.0, 4.0)
+
+
+@pytest.mark.parametrize(
+    ("padding", "stride", "expected"),
+    [((2, 2), 1, (2, 0)), ((6, 0), 8, (6, 0)), ((1, 4), 1, (4, 3)), ((1, 4), 3, (4, 1)),
+     ((1, 4), 2, None)],
+)  # fmt: skip
+def test_symmetric_padding_contains_other_padding(padding, stride, expected):
+    problem = Problem("a", "", 1, 50, 1, 1, 5, stride=stride, padding=padding)
+    assert crop(problem) == expected

@@ -1,0 +1,348 @@
+"""Every number that blocking derives, as properties of all problems on all processors."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import Counter
+
+import numpy as np
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+from numbaconv.cpu import blocking, fir, narrow
+from numbaconv.cpu.blocking import (
+    MAX_RUN,
+    PARALLEL_FLOPS,
+    inside_of,
+    reduction_blocks,
+    run_length,
+    split_evenly,
+)
+from numbaconv.cpu.families import FAMILIES
+from numbaconv.cpu.family import blocking_for
+from numbaconv.cpu.macrokernel import share
+from numbaconv.cpu.target import ISAS
+from numbaconv.problem import ConvProblem, Geometry
+
+F32, F64 = np.dtype(np.float32), np.dtype(np.float64)
+
+targets = st.builds(
+    dataclasses.replace,
+    st.sampled_from(list(ISAS.values())),
+    l2=st.sampled_from([4 << 10, 256 << 10, 2 << 20]),
+)
+
+
+@st.composite
+def geometries(draw, groups=None):
+    num_groups = draw(st.integers(1, 12)) if groups is None else groups
+    return Geometry(
+        kernel_size=draw(st.integers(1, 20)),
+        in_channels=num_groups * draw(st.one_of(st.integers(1, 8), st.integers(1, 80))),
+        out_channels=num_groups * draw(st.one_of(st.integers(1, 8), st.integers(1, 150))),
+        stride=draw(st.integers(1, 5)),
+        padding=(draw(st.integers(-3, 40)), draw(st.integers(-3, 40))),
+        dilation=draw(st.integers(1, 5)),
+        num_groups=num_groups,
+    )
+
+
+@st.composite
+def depthwise_geometries(draw):
+    channels = draw(st.one_of(st.integers(1, 200), st.integers(2040, 4200)))
+    return Geometry(
+        draw(st.integers(1, 20)), channels, channels,
+        stride=draw(st.integers(1, 3)), dilation=draw(st.integers(1, 3)), num_groups=channels,
+    )  # fmt: skip
+
+
+ANY_GEOMETRY = st.one_of(geometries(), depthwise_geometries(), geometries(1))
+
+
+@st.composite
+def problems(draw, geometry=None):
+    g = draw(ANY_GEOMETRY if geometry is None else geometry)
+    length = draw(st.one_of(st.integers(0, 60), st.integers(61, 5000)))
+    dtype = draw(st.sampled_from([F32, F64]))
+    try:
+        return ConvProblem(g, draw(st.integers(0, 4)), length, dtype)
+    except ValueError:
+        assume(False)
+
+
+@st.composite
+def blockings(draw):
+    """What any family that accepts a problem makes of it."""
+    problem, target = draw(problems()), draw(targets)
+    accepting = [f for f in FAMILIES if f.declines(problem, target) is None]
+    return blocking_for(problem, target, draw(st.sampled_from(accepting)))
+
+
+# --- splitting
+
+
+@given(st.integers(1, 3000), st.integers(1, 100))
+def test_split_evenly_is_complete_minimal_and_even(total, most):
+    parts = split_evenly(total, most)
+    assert sum(parts) == total
+    assert len(parts) == -(-total // most)
+    assert max(parts) <= most
+    assert max(parts) - min(parts) <= 1
+
+
+# --- panels
+
+
+@given(blockings())
+def test_panels_cover_each_output_channel_once(b):
+    g = b.problem.geometry
+    covered = [c for p in b.panels for c in range(p.first, p.first + p.channels)]
+    assert covered == list(range(g.out_channels))
+
+
+@given(blockings())
+def test_panels_read_the_channels_of_their_groups(b):
+    g = b.problem.geometry
+    for p in b.panels:
+        first_group = p.first // g.group_out_channels
+        last_group = (p.first + p.channels - 1) // g.group_out_channels
+        assert p.x_offset == first_group * g.group_in_channels
+        if b.family.sums_channels:  # of one group only
+            assert first_group == last_group
+        elif g.num_groups > 1:  # of whole groups only
+            assert p.first % g.group_out_channels == p.channels % g.group_out_channels == 0
+
+
+@given(blockings())
+def test_packed_panels_follow_each_other(b):
+    column = 0
+    for p in b.panels:
+        assert p.column == column
+        assert p.columns >= p.channels
+        column = p.last_column
+    assert b.tile.width == max(p.tile.width for p in b.panels)
+
+
+@given(blockings())
+def test_last_lanes_count_what_a_masked_vector_holds(b):
+    lanes = b.target.lanes(b.problem.dtype)
+    for p in b.panels:
+        assert p.tile.lanes == lanes
+        assert p.tile.bits == 8 * b.problem.dtype.itemsize
+        assert p.tile.fma == b.target.fma
+        assert 1 <= p.last_lanes <= lanes
+        if p.tile.masked:
+            assert p.last_lanes < lanes
+        if p.tile.family == "dense":
+            assert p.channels == (p.tile.vectors - 1) * lanes + p.last_lanes
+            assert p.tile.masked == (p.last_lanes < lanes)
+        if p.tile.family == "sliced":
+            slice_out = p.tile.variant[2] * p.tile.variant[3]
+            assert p.channels == (p.slices - 1) * slice_out + p.last_lanes
+            assert p.tile.masked == (p.last_lanes < slice_out)
+
+
+@given(problems(geometries(1)), targets)
+def test_panels_of_one_layer_differ_by_one_vector_at_most(problem, target):
+    dense = next(f for f in FAMILIES if f.name == "dense")
+    vectors = {p.tile.vectors for p in dense.panels(problem, target)}
+    assert max(vectors) - min(vectors) <= 1
+
+
+@pytest.mark.parametrize("isa", ISAS)
+def test_dense_tiles_fit_the_registers(isa):
+    """MR×NV sums, NV columns, one x, and a product where it cannot be fused.
+
+    That they also fit what LLVM adds is for tests/codegen to see.
+    """
+    target = ISAS[isa]
+    for vectors, rows in enumerate(target.tile_rows, start=1):
+        product = 0 if target.fma else 1
+        assert rows >= 1
+        assert rows * vectors + vectors + 1 + product <= target.registers
+
+
+def registers_of(tile):
+    """Sums, weights of one block of taps, one x, and a product where it cannot be fused."""
+    sums, weights = tile.rows * tile.vectors, tile.vectors
+    if tile.family == "fir":
+        sums, weights = tile.rows // tile.lanes, max(fir.TAP_BLOCKS) if tile.variant[0] else 1
+    elif tile.family == "narrow" and tile.variant[0]:
+        weights = tile.vectors * narrow.TAP_BLOCK
+    return sums + weights + 1 + (not tile.fma)
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("dtype", [F32, F64])
+@pytest.mark.parametrize("dilation", [1, 2])
+def test_every_tile_fits_the_registers(isa, dtype, dilation):
+    target, wide = ISAS[isa], 3 * ISAS[isa].lanes(dtype)
+    shapes = [(wide, c, 1) for c in range(1, 130)] + [(1, 1, 1)]
+    shapes += [(c, c, c) for c in range(2, 40)]
+    shapes += [(8 * i, 8 * o, 8) for i in range(1, 9) for o in range(1, 9)]
+    for inputs, outputs, groups in shapes:
+        g = Geometry(5, inputs, outputs, dilation=dilation, num_groups=groups)
+        problem = ConvProblem(g, 1, 100, dtype)
+        family = next(f for f in FAMILIES if f.declines(problem, target) is None)
+        for tile in {p.tile for p in family.panels(problem, target)}:
+            # A tile of one row cannot be smaller; its weights are then read from memory.
+            assert tile.rows == 1 or registers_of(tile) <= target.registers, tile.name
+
+
+# --- blocks of the reduction
+
+
+@given(blockings())
+def test_reduction_blocks_continue_each_chain_in_order(b):
+    g = b.problem.geometry
+    steps = [
+        (tap, channel)
+        for block in b.reduction
+        for tap in range(block.first_tap, block.first_tap + block.taps)
+        for channel in range(block.first_channel, block.first_channel + block.depth)
+    ]
+    depth = g.group_in_channels
+    assert steps == [(tap, channel) for tap in range(g.kernel_size) for channel in range(depth)]
+
+
+@given(geometries(1), st.sampled_from([8, 16, 64]), st.sampled_from([4, 8]), targets)
+def test_a_block_of_a_panel_fits_a_quarter_of_the_second_cache(geometry, width, itemsize, target):
+    for block in reduction_blocks(geometry, geometry.in_channels, width, itemsize, target):
+        elements = block.taps * block.depth * width
+        assert elements * itemsize <= target.l2 // 4 or elements == width
+        if block.depth < geometry.in_channels:
+            assert block.taps == 1  # a block of part of the channels cannot merge taps
+
+
+def test_a_small_reduction_is_one_block():
+    geometry = Geometry(3, 64, 64)
+    assert len(reduction_blocks(geometry, 64, 64, 4, ISAS["avx512"])) == 1
+
+
+@given(problems(), targets)
+def test_families_that_cannot_continue_a_chain_have_one_block(problem, target):
+    for family in FAMILIES:
+        if not family.sums_channels and family.declines(problem, target) is None:
+            assert len(blocking_for(problem, target, family).reduction) == 1
+
+
+# --- runs
+
+
+@given(blockings())
+def test_runs_are_whole_tiles(b):
+    assert b.run >= b.tile.rows
+    assert b.run % b.tile.rows == 0
+
+
+@given(problems(), st.integers(1, 20), targets)
+def test_a_run_of_rows_fits_the_cache_or_is_two_tiles(problem, rows, target):
+    g, run = problem.geometry, run_length(problem, rows, target)
+    assert run % rows == 0
+    assert run <= max(MAX_RUN, 2 * rows)
+    row_bytes = g.stride * g.in_channels * problem.dtype.itemsize
+    assert run == 2 * rows or run * row_bytes <= target.l2 // 4
+
+
+# --- the interior
+
+
+def reads_inside(problem, l):
+    """Whether each tap of output l reads a position that x has after cropping."""
+    g = problem.geometry
+    first = l * g.stride - max(0, problem.padding[0])
+    taps = [first + t * g.dilation for t in range(g.kernel_size)]
+    return all(0 <= position < problem.cropped_length for position in taps)
+
+
+@given(problems(), st.integers(1, 20))
+def test_the_interior_is_inside(problem, rows):
+    inside = inside_of(problem, rows)
+    assert 0 <= inside.first <= inside.last <= problem.length_out
+    edges = [*range(inside.first, min(inside.first + 3, inside.last))]
+    edges += [*range(max(inside.first, inside.last - 3), inside.last)]
+    assert all(reads_inside(problem, l) for l in edges)
+
+
+@given(problems(geometries(1)), st.integers(1, 12))
+def test_the_interior_gives_away_less_than_a_tile(problem, rows):
+    inside = inside_of(problem, rows)
+    true = [l for l in range(problem.length_out) if reads_inside(problem, l)]
+    if inside.last:
+        assert inside.last == true[-1] + 1
+        assert inside.first - true[0] < rows
+        assert inside.first % rows == 0
+        assert inside.last - inside.first >= 2 * rows
+    else:
+        assert len(true) < 3 * rows
+
+
+# --- threads
+
+
+@given(blockings(), st.integers(1, 64))
+def test_there_are_never_more_workers_than_threads_or_work(b, threads):
+    workers, divide_panels = b.workers(threads)
+    assert 1 <= workers <= threads
+    if divide_panels:
+        assert workers <= len(b.panels)
+    if b.problem.flops < PARALLEL_FLOPS:
+        assert (workers, divide_panels) == (1, False)
+
+
+@given(blockings(), st.integers(1, 64))
+def test_shares_cover_the_work_once(b, threads):
+    workers, divide_panels = b.workers(threads)
+    total = len(b.panels) if divide_panels else b.problem.batch * b.problem.length_out
+    multiple = 1 if divide_panels else b.tile.rows
+    bounds = [share.py_func(total, w, workers, multiple) for w in range(workers + 1)]
+    assert bounds[0] == 0
+    assert bounds[-1] == total
+    assert bounds == sorted(bounds)
+    assert all(bound % multiple == 0 for bound in bounds[:-1])
+
+
+def test_much_work_is_shared():
+    problem = ConvProblem(Geometry(3, 64, 64), 1, 10_000, F32)
+    dense = next(f for f in FAMILIES if f.name == "dense")
+    assert blocking_for(problem, ISAS["avx512"], dense).workers(4) == (4, False)
+
+
+def test_few_positions_of_many_channels_are_shared_by_panels():
+    problem = ConvProblem(Geometry(1, 2048, 2048), 1, 8, F32)
+    dense = next(f for f in FAMILIES if f.name == "dense")
+    assert blocking_for(problem, ISAS["avx512"], dense).workers(4) == (4, True)
+
+
+# --- memory of decisions
+
+
+def test_blockings_are_remembered_by_value():
+    dense = next(f for f in FAMILIES if f.name == "dense")
+    one, other = (
+        blocking_for(ConvProblem(Geometry(3, 8, 8), 1, 100, F32), ISAS["sse"], dense)
+        for _ in range(2)
+    )
+    assert one is other
+
+
+def test_tile_names_tell_tiles_apart():
+    seen = Counter()
+    for isa, target in ISAS.items():
+        tiles = set()
+        for dtype in (F32, F64):
+            for channels in range(1, 130):
+                for groups in {1, channels}:
+                    g = Geometry(9, channels, channels, num_groups=groups)
+                    problem = ConvProblem(g, 1, 100, dtype)
+                    for family in FAMILIES:
+                        if family.declines(problem, target) is None:
+                            tiles |= {p.tile for p in family.panels(problem, target)}
+        seen[isa] = len(tiles)
+        assert len({tile.name for tile in tiles}) == len(tiles)
+    assert min(seen.values()) >= 8
+
+
+def test_widest_tile_is_bounded():
+    assert blocking.MAX_VECTORS == 4

@@ -1,0 +1,183 @@
+"""Packed weights hold each weight where its panel kernel reads it, and zeros elsewhere."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+from numbaconv.cpu.families import FAMILIES
+from numbaconv.cpu.target import ISAS
+from numbaconv.interop import address_of
+from numbaconv.problem import ConvProblem, Geometry
+from numbaconv.weights import Weights
+
+F32, F64 = np.dtype(np.float32), np.dtype(np.float64)
+BY_NAME = {family.name: family for family in FAMILIES}
+
+
+def unpack_columns(packed, panels, shape):
+    """Read the filter back from slices of NR columns, and what stands in the padding."""
+    taps, depth, outputs = shape
+    reduction = taps * depth
+    filter_, rest = np.full((reduction, outputs), np.nan, packed.dtype), []
+    for panel in panels:
+        width = panel.tile.width
+        for s in range(panel.slices):
+            column, first = panel.column + s * width, panel.first + s * width
+            block = packed[column * reduction : (column + width) * reduction]
+            block = block.reshape(reduction, width)
+            count = min(width, panel.first + panel.channels - first)
+            filter_[:, first : first + count] = block[:, :count]
+            rest.append(block[:, count:].ravel())
+    return filter_.reshape(shape), np.concatenate(rest)
+
+
+def unpack_narrow(packed, panels, shape):
+    """Read back (vector of input channels, tap, output, lane)."""
+    taps, depth, outputs = shape
+    lanes = panels[0].tile.lanes
+    block = packed.reshape(-1, taps, outputs, lanes)
+    channels = block.transpose(1, 0, 3, 2).reshape(taps, -1, outputs)
+    return channels[:, :depth], channels[:, depth:].ravel()
+
+
+def unpack_sliced(packed, panels, shape):
+    """Read back (slice, tap, input channel, lane)."""
+    taps, depth, outputs = shape
+    tile = panels[0].tile
+    slice_out = tile.variant[2] * tile.variant[3]
+    blocks = packed.reshape(-1, taps, depth, tile.lanes)
+    filter_, rest = np.full(shape, np.nan, packed.dtype), []
+    for s, block in enumerate(blocks):
+        count = min(slice_out, outputs - s * slice_out)
+        filter_[:, :, s * slice_out : s * slice_out + count] = block[:, :, :count]
+        rest.append(block[:, :, count:].ravel())
+    return filter_, np.concatenate(rest)
+
+
+def unpack_taps(packed, panels, shape):
+    return packed.reshape(shape), packed[:0]
+
+
+UNPACK = {
+    "dense": unpack_columns,
+    "sliced": unpack_sliced,
+    "narrow": unpack_narrow,
+    "fir": unpack_taps,
+}
+
+
+def column_of(panel, j):
+    """Where channel j of a panel stands in packed columns."""
+    if panel.tile.family != "sliced":
+        return panel.column + j
+    slice_out = panel.tile.variant[2] * panel.tile.variant[3]
+    return panel.column + j // slice_out * panel.tile.width + j % slice_out
+
+
+def packed_by(name, geometry, dtype, isa, has_bias):
+    rng = np.random.default_rng(0)
+    filter_ = rng.standard_normal(geometry.filter_shape).astype(dtype)
+    bias = rng.standard_normal(geometry.out_channels).astype(dtype) if has_bias else None
+    weights = Weights(geometry, filter_, bias)
+    problem = ConvProblem(geometry, 1, 1000, dtype, has_bias=has_bias)
+    family, target = BY_NAME[name], ISAS[isa]
+    assert family.declines(problem, target) is None
+    panels = family.panels(problem, target)
+    return weights, panels, family.pack(weights, panels)
+
+
+@st.composite
+def cases(draw):
+    name = draw(st.sampled_from(sorted(BY_NAME)))
+    isa, dtype = draw(st.sampled_from(sorted(ISAS))), draw(st.sampled_from([F32, F64]))
+    lanes = ISAS[isa].lanes(dtype)
+    k, groups = draw(st.integers(1, 9)), 1
+    inputs, outputs = draw(st.integers(1, 40)), draw(st.integers(1, 150))
+    if name == "fir":
+        inputs = outputs = 1
+    elif name == "narrow":
+        outputs = draw(st.integers(1, lanes // 2))
+        inputs = lanes * draw(st.integers(1, 3)) + draw(st.integers(0, lanes - 1))
+        if 0.65 * inputs / (-(-inputs // lanes)) < 0.85 * outputs:
+            inputs = lanes * 3
+    elif name == "depthwise":
+        groups = inputs = outputs = draw(st.one_of(st.integers(2, 70), st.integers(2040, 2070)))
+    elif name == "small groups":
+        groups = draw(st.integers(2, 70))
+        inputs, outputs = (groups * draw(st.integers(1, lanes // 2)) for _ in range(2))
+    elif name == "grouped":
+        groups = draw(st.integers(1, 5))
+        inputs, outputs = groups * inputs, groups * outputs
+    geometry = Geometry(k, inputs, outputs, num_groups=groups)
+    problem = ConvProblem(geometry, 1, 1000, dtype)
+    assume(BY_NAME[name].declines(problem, ISAS[isa]) is None)
+    return name, geometry, dtype, isa, draw(st.booleans())
+
+
+@given(cases())
+def test_unpacking_gives_the_filter_and_zeros_in_the_padding(case):
+    name, geometry, *_ = case
+    weights, panels, packed = packed_by(*case)
+    unpack = UNPACK[BY_NAME[name].emitter.family]
+    filter_, rest = unpack(packed.filter, panels, geometry.filter_shape)
+    np.testing.assert_array_equal(filter_, weights.filter)
+    assert not rest.any()
+    assert packed.filter.size == weights.filter.size + rest.size
+
+
+@given(cases())
+def test_bias_stands_at_the_columns_of_its_panel_and_zeros_elsewhere(case):
+    weights, panels, packed = packed_by(*case)
+    expected = np.zeros(panels[-1].last_column, weights.filter.dtype)
+    if weights.bias is not None:
+        for panel in panels:
+            for j in range(panel.channels):
+                expected[column_of(panel, j)] = weights.bias[panel.first + j]
+    np.testing.assert_array_equal(packed.bias, expected)
+
+
+@given(cases())
+def test_panels_begin_on_a_vector_and_the_whole_on_a_cache_line(case):
+    _, geometry, dtype, isa, _ = case
+    _, panels, packed = packed_by(*case)
+    assert address_of(packed.filter) % 64 == 0
+    assert address_of(packed.bias) % 64 == 0
+    for panel in panels:
+        for array, place in (
+            (packed.filter, panel.column * geometry.reduction),
+            (packed.bias, panel.column),
+        ):
+            address = address_of(array) + place * dtype.itemsize
+            assert address % ISAS[isa].vector_bytes == 0
+
+
+@pytest.mark.parametrize("dtype", [F32, F64])
+def test_every_panel_of_wide_vectors_begins_on_a_cache_line(dtype):
+    geometry = Geometry(3, 5, 150)
+    _, panels, packed = packed_by("dense", geometry, dtype, "avx512", True)
+    assert len(panels) > 1
+    for panel in panels:
+        place = panel.column * geometry.reduction * dtype.itemsize
+        assert (address_of(packed.filter) + place) % 64 == 0
+
+
+def test_packing_copies():
+    weights, _, packed = packed_by("fir", Geometry(3, 1, 1), F32, "avx2", True)
+    weights.filter[...] = np.nan
+    weights.bias[...] = np.nan
+    assert not np.isnan(packed.filter).any()
+    assert not np.isnan(packed.bias).any()
+
+
+def test_a_strided_filter_is_read_by_its_strides():
+    geometry = Geometry(3, 4, 6)
+    filter_ = np.arange(72, dtype=F32).reshape(6, 4, 3).transpose(2, 1, 0)
+    problem = ConvProblem(geometry, 1, 10, F32)
+    dense = BY_NAME["dense"]
+    panels = dense.panels(problem, ISAS["avx2"])
+    packed = dense.pack(Weights(geometry, filter_, None), panels)
+    read, _ = unpack_columns(packed.filter, panels, geometry.filter_shape)
+    np.testing.assert_array_equal(read, filter_)

@@ -1,0 +1,84 @@
+"""Ctrl-C during a long call."""
+
+import os
+
+import pytest
+
+INTERRUPT = """
+import os, signal, threading, time
+import numpy as np
+from tests.runtime import work
+
+layer, x = work.long_call(0.7, threads={threads})
+expected = layer(x)
+out = np.full_like(expected, np.nan)
+sent = []
+def interrupt():
+    sent.append(time.perf_counter())
+    os.kill(os.getpid(), signal.SIGINT)
+begin = time.perf_counter()
+threading.Timer(0.2, interrupt).start()
+try:
+    layer(x, out=out)
+except KeyboardInterrupt:
+    end = time.perf_counter()
+else:
+    raise AssertionError("nothing was raised")
+assert begin < sent[0] < end
+assert (out == expected).all(), "the kernel was left before its end"
+assert (layer(x, out=out) == expected).all()
+work.check(work.small(), work.large())
+"""
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs signals")
+@pytest.mark.parametrize("threads", [3, pytest.param(1, marks=pytest.mark.slow)])
+def test_an_interrupt_arrives_after_the_kernel(python, threads):
+    python(INTERRUPT.format(threads=threads), NUMBA_NUM_THREADS="3")
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs signals")
+@pytest.mark.parametrize("layer", ["workqueue", "omp"])
+@pytest.mark.slow
+def test_interrupts_leave_no_lock_behind(python, layer):
+    code = """
+import os, signal, threading, time
+from tests.runtime import work
+layer, x = work.long_call(0.1)
+caught = 0
+for _ in range(10):
+    timer = threading.Timer(0.03, os.kill, (os.getpid(), signal.SIGINT))
+    try:
+        timer.start()
+        while True:
+            layer(x)
+    except KeyboardInterrupt:
+        caught += 1
+    timer.join()
+    work.check(work.large())
+assert caught == 10
+work.hammer([work.large()] * 4)
+"""
+    python(code, NUMBA_NUM_THREADS="3", NUMBA_THREADING_LAYER=layer)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs signals")
+@pytest.mark.slow
+@pytest.mark.parametrize("delay", [0.3, 0.8, 1.3])
+def test_an_interrupted_compilation_can_be_repeated(python, delay, tmp_path):
+    code = f"""
+import os, signal, threading
+import numpy as np
+from tests.runtime import work
+item = work.large()
+timer = threading.Timer({delay}, os.kill, (os.getpid(), signal.SIGINT))
+timer.start()
+try:
+    item.layer(item.x)
+    timer.join()
+except KeyboardInterrupt:
+    print("interrupted")
+work.check(item, work.small())
+"""
+    python(code, NUMBACONV_CACHE_DIR=tmp_path)
+    assert not list(tmp_path.rglob("*.tmp"))

@@ -1,0 +1,337 @@
+"""Which kernel runs: the order, the reasons, and an answer for every valid problem."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+from numbaconv import dispatch, reference
+from numbaconv.cpu.target import ISAS, Target, host
+from numbaconv.dispatch import Explanation, choose, cpu_kernels, cpu_target
+from numbaconv.problem import ConvProblem, Geometry
+from numbaconv.weights import Weights
+
+F32, F64 = np.dtype(np.float32), np.dtype(np.float64)
+ORDER = ["fir", "depthwise", "narrow", "dense", "small groups", "grouped", "reference"]
+
+
+def problem(kernel_size, inputs, outputs, length=100, batch=2, dtype=F32, **parameters):
+    return ConvProblem(
+        Geometry(kernel_size, inputs, outputs, **parameters), batch, length, dtype, has_bias=True
+    )
+
+
+def integers(rng, shape, dtype):
+    """Small integers: every order of summation gives the same float."""
+    return rng.integers(-3, 4, shape).astype(dtype)
+
+
+def run(kernel, p, target):
+    """What `kernel` makes of `p`, and the definition."""
+    rng, g = np.random.default_rng(0), p.geometry
+    filter_ = integers(rng, g.filter_shape, p.dtype)
+    bias = integers(rng, g.out_channels, p.dtype)
+    x = integers(rng, (p.batch, p.length, g.in_channels), p.dtype)
+    y = np.full(p.out_shape, np.nan, p.dtype)
+    kernel.plan(p, Weights(g, filter_, bias), target).execute(x, y)
+    return y, reference.convolve(p, x, filter_, bias)
+
+
+def assert_right(kernel, p, target=None):
+    y, expected = run(kernel, p, target or cpu_target())
+    np.testing.assert_array_equal(y, expected)
+
+
+# --- the list
+
+
+def test_order_of_the_kernels():
+    assert [kernel.name for kernel in cpu_kernels()] == ORDER
+
+
+def test_the_docstring_is_the_list():
+    assert re.findall(r"^\d+\. `([\w ]+)`", dispatch.__doc__, re.MULTILINE) == ORDER
+
+
+def test_reference_is_the_last_and_declines_nothing():
+    assert cpu_kernels()[-1] is reference
+    assert reference.declines(problem(3, 4, 4), None) is None
+
+
+# One problem for each kernel, and what each kernel before it says.
+LADDER = {
+    "fir": (problem(9, 1, 1), {}),
+    "depthwise": (problem(3, 32, 32, num_groups=32), {"fir": "32 → 32 channels"}),
+    "narrow": (
+        problem(3, 64, 1),
+        {"fir": "64 → 1 channels", "depthwise": "C_in/G=64 with 1 group"},
+    ),
+    "dense": (
+        problem(3, 8, 64),
+        {"fir": "8 → 64", "depthwise": "C_in/G=8", "narrow": "C_out=64 fills"},
+    ),
+    "small groups": (
+        problem(3, 16, 16, num_groups=8),
+        {
+            "fir": "16 → 16",
+            "depthwise": "C_in/G=2 with 8 group",
+            "narrow": "num_groups=8",
+            "dense": "num_groups=8",
+        },
+    ),
+    "grouped": (
+        problem(3, 64, 128, num_groups=2),
+        {
+            "fir": "64 → 128",
+            "depthwise": "C_in/G=32 with 2 group",
+            "narrow": "num_groups=2",
+            "dense": "num_groups=2",
+            "small groups": "groups of 32 → 64 channels",
+        },
+    ),
+}
+
+
+@pytest.mark.parametrize("name", LADDER)
+def test_each_kernel_takes_its_own_and_the_others_say_why_not(name):
+    p, reasons = LADDER[name]
+    choice = choose(p)
+    assert choice.kernel.name == name
+    assert [declined for declined, _ in choice.declined] == list(reasons)
+    for (_, said), wanted in zip(choice.declined, reasons.values(), strict=True):
+        assert wanted in said
+
+
+def test_more_reasons():
+    assert "stride=2" in dict(choose(problem(9, 1, 1, stride=2)).declined)["fir"]
+    multiplied = problem(3, 4, 8, num_groups=4)
+    assert "channel multiplier 2" in dict(choose(multiplied).declined)["depthwise"]
+    thin = problem(3, 1, 4)
+    if cpu_target().lanes(F32) >= 8:
+        assert "C_in=1 fills" in dict(choose(thin).declined)["narrow"]
+
+
+@st.composite
+def problems(draw, most=40):
+    groups = draw(st.sampled_from([1, 1, 2, 3, 8]))
+    inputs, outputs = (groups * draw(st.integers(1, most // groups)) for _ in range(2))
+    if draw(st.booleans()):
+        outputs = inputs
+        groups = draw(st.sampled_from([groups, inputs]))
+    try:
+        return problem(
+            draw(st.integers(1, 12)), inputs, outputs,
+            length=draw(st.integers(1, 60)), batch=draw(st.integers(1, 3)),
+            dtype=draw(st.sampled_from([F32, F64])), num_groups=groups,
+            stride=draw(st.integers(1, 3)), dilation=draw(st.integers(1, 3)),
+            padding=(draw(st.integers(-2, 9)), draw(st.integers(-2, 9))),
+            padding_mode=draw(st.sampled_from(["zeros", "reflect", "replicate", "circular"])),
+        )  # fmt: skip
+    except ValueError:
+        assume(False)
+
+
+made_up_targets = st.builds(
+    Target,
+    isa=st.just("made up"),
+    vector_bytes=st.sampled_from([16, 32, 64, 128, 256]),
+    registers=st.sampled_from([8, 16, 32, 64]),
+    fma=st.booleans(),
+    l1=st.sampled_from([1 << 10, 64 << 10]),
+    l2=st.sampled_from([2 << 10, 4 << 20]),
+    last_cache=st.just(8 << 20),
+)
+
+
+@given(problems(), st.one_of(st.sampled_from(list(ISAS.values())), made_up_targets))
+def test_there_is_a_compiled_kernel_for_every_problem_on_every_target(p, target):
+    choice = choose(p, target=target)
+    assert choice.kernel is not reference
+    assert [name for name, _ in choice.declined] == ORDER[: len(choice.declined)]
+    for _, reason in choice.declined:
+        assert isinstance(reason, str)
+        assert len(reason) > 10
+
+
+@given(problems(), made_up_targets)
+def test_a_decline_is_none_or_a_reason(p, target):
+    for kernel in cpu_kernels():
+        reason = kernel.declines(p, target)
+        assert reason is None or (isinstance(reason, str) and reason)
+
+
+# --- answers
+
+
+@settings(max_examples=60)
+@given(problems(), st.sampled_from(ORDER))
+def test_each_kernel_forced_gives_the_definition_or_declines(p, name):
+    forced = next(kernel for kernel in cpu_kernels() if kernel.name == name)
+    choice = choose(p, kernels=[forced, reference])
+    assert (choice.kernel is forced) == (forced.declines(p, cpu_target()) is None)
+    assert_right(choice.kernel, p)
+
+
+@pytest.mark.parametrize("name", LADDER)
+@pytest.mark.parametrize("dtype", [F32, F64])
+def test_each_kernel_is_right_on_its_own_ground(name, dtype):
+    p, _ = LADDER[name]
+    own = ConvProblem(p.geometry, 2, 700, dtype, has_bias=True)
+    assert choose(own).kernel.name == name
+    assert_right(choose(own).kernel, own)
+
+
+@pytest.mark.parametrize(
+    "p",
+    [
+        problem(9, 2100, 2100, length=12, batch=1, num_groups=2100, padding="same"),
+        problem(3, 2100, 2100, length=40, batch=1, num_groups=2100),
+        problem(9, 4111, 4111, length=40, batch=1, num_groups=4111, dilation=2),
+        problem(9, 3002, 4503, length=40, batch=1, num_groups=1501),
+        problem(3, 800, 3200, length=40, batch=1, num_groups=800, padding="same"),
+        problem(700, 1, 1, length=1500, padding="same"),
+        problem(5, 2000, 1, length=30),
+        problem(3, 3000, 20, length=30),
+        problem(2, 6, 300, length=2000),
+    ],
+    ids=lambda p: f"{p.geometry.kernel_size}x{p.geometry.in_channels}",
+)
+def test_large_problems_are_cut_and_right(p):
+    assert_right(choose(p).kernel, p)
+
+
+@pytest.mark.parametrize("isa", ["sse", "avx", "avx2", "neon"])
+@pytest.mark.parametrize("name", LADDER)
+def test_kernels_of_narrower_vectors_run_here_too(name, isa):
+    """LLVM generates any vector width for any processor; the results are the same."""
+    target = ISAS[isa]
+    if target.fma and not host().fma:
+        pytest.skip("llvm.fma would call a library")
+    p, _ = LADDER[name]
+    kernel = next(kernel for kernel in cpu_kernels() if kernel.name == name)
+    if kernel.declines(p, target) is not None:
+        pytest.skip("declined")
+    assert_right(kernel, p, target)
+
+
+def test_a_tiny_cache_cuts_everything_small_and_right():
+    target = Target("tiny", 16, 16, fma=False, l1=256, l2=1024, last_cache=1024)
+    for p in (problem(5, 40, 24), problem(9, 24, 24, num_groups=24), problem(9, 1, 1)):
+        assert_right(choose(p, target=target).kernel, p, target)
+
+
+# --- failures are not declines
+
+
+class Kernel:
+    """A kernel that fails where it is told to."""
+
+    name = "failing"
+
+    def __init__(self, declines=None, plan=None):
+        self._declines, self._plan = declines, plan
+
+    def declines(self, problem, target):
+        if isinstance(self._declines, Exception):
+            raise self._declines
+        return self._declines
+
+    def plan(self, problem, weights, target):
+        raise self._plan
+
+
+@pytest.mark.parametrize("error", [RuntimeError("x"), ValueError("x"), NotImplementedError("x")])
+def test_an_exception_while_declining_propagates(error):
+    with pytest.raises(type(error)):
+        choose(problem(3, 4, 4), kernels=[Kernel(declines=error), reference])
+
+
+@pytest.mark.parametrize("error", [RuntimeError("x"), ValueError("x"), NotImplementedError("x")])
+def test_an_exception_while_planning_propagates(error, monkeypatch):
+    monkeypatch.setattr(dispatch, "cpu_kernels", lambda: (Kernel(plan=error), reference))
+    p = problem(3, 4, 4, length=12345)
+    weights = Weights(p.geometry, np.zeros(p.geometry.filter_shape, F32), None)
+    for plan in (dispatch.make_plan, dispatch.explain_problem):
+        dispatch.chosen.cache_clear()
+        with pytest.raises(type(error)):
+            plan(p, weights)
+    dispatch.chosen.cache_clear()
+
+
+def test_a_list_in_which_all_decline_is_an_error_that_names_the_problem():
+    with pytest.raises(LookupError, match="no kernel accepts ConvProblem"):
+        choose(problem(3, 4, 4), kernels=[Kernel(declines="never")])
+
+
+def test_a_decline_is_passed_on_word_by_word():
+    choice = choose(problem(3, 4, 4), kernels=[Kernel(declines="not today"), reference])
+    assert choice.kernel is reference
+    assert choice.declined == (("failing", "not today"),)
+
+
+# --- explanations
+
+
+def test_str_of_an_explanation():
+    shown = str(Explanation("b", (("a", "too wide"),), {"tile": "1x2", "threads": "3"}, "small"))
+    assert shown == ("kernel: b\n  declined a: too wide\ntile: 1x2\nthreads: 3\nerror bound: small")
+
+
+@pytest.mark.parametrize("name", LADDER)
+def test_explanations_hold_the_facts(name):
+    p, _ = LADDER[name]
+    weights = Weights(p.geometry, np.zeros(p.geometry.filter_shape, F32), None)
+    explanation = dispatch.explain_problem(p, weights)
+    assert explanation.kernel == name
+    assert explanation.declined == choose(p).declined
+    assert set(explanation.details) >= {"tile", "blocking", "threads", "packed weights"}
+    family = choose(p).kernel.emitter.family
+    assert explanation.details["tile"].startswith(f"{family}_f32_")
+    assert f"gamma({p.geometry.reduction + 1})" in explanation.error_bound
+
+
+# --- without a compiler
+
+WITHOUT_JIT = """
+import numpy as np, numbaconv
+from numbaconv import reference
+layer = numbaconv.Conv1D(3, 4, 8, stride=2, padding="same", has_bias=True, rng=0)
+x = np.random.default_rng(0).standard_normal((2, 50, 4)).astype(np.float32)
+y = layer(x)
+problem = layer._problem(2, 50)
+expected = reference.convolve(problem, x, layer.filter, layer.bias)
+np.testing.assert_array_equal(y, expected.astype(np.float32))
+np.testing.assert_array_equal(layer(x), y)
+np.testing.assert_array_equal(
+    numbaconv.conv1d(x, layer.filter, layer.bias, stride=2, padding="same"), y
+)
+inplace = np.ascontiguousarray(np.repeat(x, 2, axis=2))
+same = numbaconv.Conv1D(3, 8, 8, padding="same", rng=0)
+expected = same(inplace)
+np.testing.assert_array_equal(same(inplace, out=inplace), expected)
+numbaconv.warmup(layer)
+print(numbaconv.explain(layer, x))
+"""
+
+
+def test_without_jit_the_reference_runs_and_explain_says_so():
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", WITHOUT_JIT],
+        cwd=Path(__file__).parent.parent,
+        env={**os.environ, "NUMBA_DISABLE_JIT": "1"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert lines[0] == "kernel: reference"
+    assert lines[1] == "  declined compiled kernels: NUMBA_DISABLE_JIT is set"
+    assert "accumulator: float64" in lines
