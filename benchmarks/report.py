@@ -20,13 +20,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .peers.base import OURS_INTO, OURS_NEW
+from .peers.base import DISTURBED, OURS_INTO, OURS_NEW
 from .problems import Problem
 
 BEGIN, END = "<!-- bench:begin -->", "<!-- bench:end -->"
-
-# A measurement that lost more of its cores than this to other processes is called disturbed.
-DISTURBED = 0.05
 
 WayRecord = dict[str, Any]
 

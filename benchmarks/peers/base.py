@@ -27,6 +27,9 @@ Array = np.ndarray[Any, Any]
 # The two ways of numbaconv itself.
 OURS_INTO, OURS_NEW = "numbaconv out=", "numbaconv"
 
+# Times taken while others had more than this share of our cores are called disturbed.
+DISTURBED = 0.05
+
 # Seconds that one way may take to prepare a layer, and that all rounds of a layer may take.
 LIMIT = 60.0
 

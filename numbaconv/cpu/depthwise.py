@@ -216,6 +216,8 @@ class Depthwise(Sliced):
             return f"C_in/G={g.group_in_channels} with {g.num_groups} group(s): channels are summed"
         if g.group_out_channels > 1:
             return f"channel multiplier {g.group_out_channels}: lanes of x and y do not match"
+        if target.isa not in TILES:
+            return f"no tiles for the instruction set {target.isa!r}"
         return None
 
 
@@ -233,7 +235,7 @@ class SmallGroups(Sliced):
                 f"groups of {g.group_in_channels} → {g.group_out_channels} channels: "
                 f"no two of them fit in {lanes} lanes"
             )
-        if g.group_in_channels not in TILES[target.isa]:
+        if g.group_in_channels not in TILES.get(target.isa, ()):
             return f"C_in/G={g.group_in_channels} permutations outgrow the registers"
         share = SLIDING_SHARE if g.stride == g.dilation else GATHERING_SHARE
         if groups_of_slice(g, lanes) * share < DENSE_SHARE:

@@ -117,6 +117,8 @@ class Narrow(Family):
             return f"num_groups={g.num_groups}: output channels see different inputs"
         if g.out_channels > lanes // 2:
             return f"C_out={g.out_channels} fills more than half of {lanes} lanes"
+        if g.out_channels not in TILES.get(target.isa, ()):
+            return f"no tiles of {g.out_channels} outputs for the instruction set {target.isa!r}"
         dot = DOT_SHARE * g.in_channels / (-(-g.in_channels // lanes) * lanes)
         dense = DENSE_SHARE * g.out_channels / lanes
         if dot < dense:

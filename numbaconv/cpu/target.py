@@ -40,7 +40,7 @@ class Target:
     vector_bytes: int
     registers: int
     fma: bool
-    tile_rows: tuple[int, ...]
+    tile_rows: tuple[int, ...] = (4,)
     l1: int = DEFAULT_CACHES[0]
     l2: int = DEFAULT_CACHES[1]
     last_cache: int = DEFAULT_CACHES[2]

@@ -9,7 +9,16 @@ import pytest
 from benchmarks.peers import numpy_peer, ours
 from benchmarks.peers.base import OURS_INTO, OURS_NEW, Layer, NotOffered, Prepared, Way, crop
 from benchmarks.peers.gate import Truth, reference
-from benchmarks.peers.measure import Side, brief, measure, prepare, quartiles, rounds
+from benchmarks.peers.measure import (
+    ROUNDS,
+    Disturbance,
+    Side,
+    brief,
+    measure,
+    prepare,
+    quartiles,
+    rounds,
+)
 from benchmarks.problems import Problem
 
 SMALL = [
@@ -100,7 +109,7 @@ def test_a_record_has_ceilings_times_and_spread(layer):
     assert tried == [OURS_INTO, OURS_NEW, "a way", ""]
     assert found["fma_peak"] > 1e8
     assert found["copy_bandwidth"] > 1e7
-    assert found["disturbance"] is None or found["disturbance"] >= 0
+    assert found["disturbance"] >= 0
     for name in (OURS_INTO, OURS_NEW, "a way"):
         record = found["ways"][name]
         assert record["status"] == "ok"
@@ -119,8 +128,19 @@ def test_sides_take_turns(layer):
     for side in sides:
         side.once = 1.0  # no call to warm up
     rounds(sides, seconds=1e-3)
-    assert len(order) == sum(len(side.seconds) for side in sides)
-    assert "".join(order).startswith("ABABAB")
+    assert len(order) % 2 == 0
+    assert "".join(order) == "AB" * (len(order) // 2)
+
+
+def test_disturbed_rounds_are_repeated_but_not_for_ever(monkeypatch):
+    shares = iter([0.5, 0.01, 0.5, 0.03, *[0.5] * 100])
+    monkeypatch.setattr(Disturbance, "share", lambda self: next(shares))
+    side = Side(SimpleNamespace(), Prepared(lambda: None))
+    side.once = 1.0
+    mean = rounds([side], seconds=1.0)
+    assert len(side.seconds) == ROUNDS
+    assert mean == pytest.approx((0.01 + 0.03 + 0.5 * (ROUNDS - 2)) / ROUNDS)
+    assert len(list(shares)) == 104 - ROUNDS - ROUNDS
 
 
 def test_quartiles():
