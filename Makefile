@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV   ?= .venv
 PIP    := $(VENV)/bin/python -m pip --quiet --disable-pip-version-check
 
-.PHONY: help demo test test-all lint format bench clean
+.PHONY: help demo test test-all lint format bench peers bench-peers bench-runtime clean
 
 help:  ## Show the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## / — /'
@@ -33,8 +33,18 @@ format: $(VENV)/dev  ## Let ruff rewrite what it can
 	$(VENV)/bin/ruff check --fix .
 	$(VENV)/bin/ruff format .
 
-bench: $(VENV)/dev  ## Share of the FMA peak, layer by layer
-	$(VENV)/bin/python -m benchmarks.dense
+bench: $(VENV)/dev  ## Share of the FMA peak, layer by layer, without peers
+	$(VENV)/bin/python -m benchmarks.dense $(ARGS)
+
+peers:  ## One virtual environment for each peer, in .peers
+	$(PYTHON) -m benchmarks.peers.install $(PEERS)
+
+bench-peers: $(VENV)/dev  ## Measure against the peers and write a report
+	$(VENV)/bin/python -m benchmarks.run --out benchmarks/results $(ARGS)
+	$(VENV)/bin/python -m benchmarks.report benchmarks/results --readme README.md
+
+bench-runtime: $(VENV)/dev  ## Import, first call, steady call, parallel launch
+	$(VENV)/bin/python -m benchmarks.runtime $(ARGS)
 
 clean:  ## Remove what the targets made
 	rm -rf $(VENV) demo-output .pytest_cache .ruff_cache .mypy_cache

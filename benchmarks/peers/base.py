@@ -31,7 +31,7 @@ OURS_INTO, OURS_NEW = "numbaconv out=", "numbaconv"
 DISTURBED = 0.05
 
 # Seconds that one way may take to prepare a layer, and that all rounds of a layer may take.
-LIMIT = 60.0
+LIMIT = 150.0
 
 
 class NotOffered(Exception):

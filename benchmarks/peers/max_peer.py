@@ -7,7 +7,7 @@ from .base import Layer, Prepared, Way
 PACKAGES = ("max", "max-core")
 
 # Compiling one layer takes up to a minute on two quiet cores.
-LIMIT = 180.0
+LIMIT = 240.0
 
 
 def environment(threads: int) -> dict[str, str]:

@@ -30,11 +30,11 @@ from .vector import i64
 # where taps slide, and MR where they do not. The largest whose loops keep everything in
 # registers, read off the assembly (tests/codegen).
 TILES: dict[str, dict[int, tuple[int, int, int]]] = {
-    "avx512": {0: (16, 4, 10), 1: (16, 4, 16), 2: (12, 4, 16), 3: (16, 2, 16), 4: (12, 2, 12)},
-    "avx2": {0: (6, 4, 5), 1: (6, 4, 8), 2: (6, 2, 8)},
-    "avx": {0: (6, 4, 8), 1: (6, 4, 8), 2: (6, 2, 8)},
+    "avx512": {0: (16, 4, 10), 1: (16, 4, 16), 2: (8, 1, 8), 3: (16, 2, 16), 4: (12, 2, 12)},
+    "avx2": {0: (6, 4, 5), 1: (6, 4, 8)},
+    "avx": {0: (6, 4, 8), 1: (6, 4, 8)},
     "sse": {0: (6, 1, 6), 1: (6, 2, 6), 2: (5, 2, 5)},
-    "neon": {0: (12, 4, 12), 1: (12, 4, 12), 2: (12, 2, 12)},
+    "neon": {0: (12, 4, 12), 1: (12, 4, 12)},
 }
 
 # From here on packing a window costs less than the collisions it avoids.
@@ -154,8 +154,7 @@ class Sliced(Family):
         else:
             block = 1
         panels: list[Panel] = []
-        # A packed slice stays in the first cache while a panel of its own goes along its rows.
-        widest = slice_out * (1 if self.slice_channels(problem, target) else PANEL_SLICES)
+        widest = slice_out * PANEL_SLICES
         for first in range(0, g.out_channels, widest):
             channels = min(widest, g.out_channels - first)
             tile = Tile(

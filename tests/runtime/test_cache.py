@@ -274,7 +274,9 @@ def test_each_file_damaged_in_another_way(cache, repaired):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("damage", DAMAGES)
+@pytest.mark.parametrize(
+    "damage", ["empty", "header alone", "half", "bit of the machine code", "random"]
+)
 def test_every_file_damaged(cache, repaired, damage):
     for path in entries(cache):
         path.write_bytes(DAMAGES[damage](path.read_bytes()))

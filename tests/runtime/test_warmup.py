@@ -27,10 +27,8 @@ def assert_warm(calls):
     assert files() == before, f"a call compiled {sorted(files() - before)}"
 """
 LAYERS = {
-    "dense": "Conv1D(3, 16, 24)",
     "wide": "Conv1D(3, 64, 64, padding='same', has_bias=True)",
     "double, permuted": "Conv1D(5, 20, 70, 'float64', stride=2, permute=True)",
-    "groups": "Conv1D(3, 48, 96, num_groups=3, padding='causal')",
     "small groups": "Conv1D(3, 32, 32, num_groups=8)",
     "depthwise": "Conv1D(4, 40, 40, num_groups=40)",
     "fir": "Conv1D(31, 1, 1, padding='same')",
@@ -56,13 +54,14 @@ def assert_warm(python, tmp_path):
     return check
 
 
-some_layers = pytest.mark.parametrize(
-    "layer",
-    ["wide", *(pytest.param(n, marks=pytest.mark.slow) for n in LAYERS if n != "wide")],
-)
+def some_layers(*names):
+    """The first of these layers, and the others in the slow part."""
+    first, *others = names
+    others = [pytest.param(name, marks=pytest.mark.slow) for name in others]
+    return pytest.mark.parametrize("layer", [first, *others])
 
 
-@some_layers
+@some_layers("wide", "double, permuted", "small groups", "fir", "narrow")
 def test_nothing_is_left_for_small_calls(assert_warm, layer):
     """Whatever the length and the strides of x, and with or without out."""
     assert_warm(
@@ -72,7 +71,7 @@ def test_nothing_is_left_for_small_calls(assert_warm, layer):
     )
 
 
-@some_layers
+@some_layers("wide", "double, permuted", "depthwise")
 def test_nothing_is_left_for_large_calls(assert_warm, layer):
     """Which several threads share."""
     assert_warm(layer, "layer(zeros(60000)), layer(zeros(60000)[::-1])")
