@@ -20,6 +20,7 @@ import logging
 import os
 import pickle
 import platform
+import re
 import shutil
 import sys
 import tempfile
@@ -34,6 +35,7 @@ DIRECTORY_VARIABLE = "NUMBACONV_CACHE_DIR"
 SWITCH_VARIABLE = "NUMBACONV_CACHE"
 
 MAGIC = b"numbaconv cache 1\n"
+DIGEST_LETTERS = 24
 CHECKSUM_BYTES = hashlib.sha256().digest_size
 
 # Folders that no process has used for so long are removed, as are the temporary files of
@@ -103,7 +105,7 @@ def digest() -> str:
     state = hashlib.sha256(repr(_surroundings()).encode())
     for name, text in _sources(importlib.resources.files(__package__)):
         state.update(f"\0{name}\0{len(text)}\0".encode() + text)
-    return state.hexdigest()[:24]
+    return state.hexdigest()[:DIGEST_LETTERS]
 
 
 @functools.cache
@@ -122,6 +124,16 @@ def folder() -> Path | None:
     return path
 
 
+def is_kernel_folder(path: Path) -> bool:
+    """Whether a folder is named as a digest and holds nothing but what this module writes."""
+    try:
+        return bool(re.fullmatch(f"[0-9a-f]{{{DIGEST_LETTERS}}}", path.name)) and all(
+            entry.suffix in (".bin", ".tmp") for entry in path.iterdir()
+        )
+    except OSError:  # not a folder, or gone
+        return False
+
+
 def prune(used: Path) -> None:
     """Remove other digests' folders and forgotten temporary files, once they are old."""
     now = time.time()
@@ -133,8 +145,9 @@ def prune(used: Path) -> None:
             return False
 
     for other in used.parent.iterdir():
-        is_digest = len(other.name) == len(used.name) and other.is_dir() and other != used
-        if is_digest and is_older(other, KEEP_FOLDER_SECONDS):
+        if other == used or not is_kernel_folder(other):
+            continue
+        if is_older(other, KEEP_FOLDER_SECONDS):
             shutil.rmtree(other, ignore_errors=True)
     for temporary in used.glob("*.tmp"):
         if is_older(temporary, KEEP_TEMPORARY_SECONDS):

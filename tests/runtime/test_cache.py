@@ -105,6 +105,7 @@ def test_processes_agree_on_the_bits(python, tmp_path):
     assert "False" not in outputs[0]
 
 
+@pytest.mark.slow
 def test_another_dtype_adds_files_and_touches_none(python, cache):
     before = stamps(cache)
     code = "import numpy as np; from tests.runtime import work; "
@@ -212,8 +213,9 @@ DEATHS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="needs SIGKILL")
-@pytest.mark.parametrize("death", slow_but_first(DEATHS))
+@pytest.mark.parametrize("death", DEATHS)
 def test_a_writer_that_was_killed(package, repaired, tmp_path, death):
     options = {"package": package, "NUMBACONV_CACHE_DIR": tmp_path, **QUICK}
     done = child.run("-c", f"{DEATHS[death]}\n{RUN}", **options)
@@ -354,6 +356,7 @@ def test_results_are_right_without_a_place(python):
     python(RUN, NUMBACONV_CACHE_DIR=None, HOME="/proc/no/home")
 
 
+@pytest.mark.slow
 def test_a_file_where_the_folder_of_caches_should_be(python, tmp_path):
     (tmp_path / ".cache").write_text("mine")
     assert python(WHERE, NUMBACONV_CACHE_DIR=None, HOME=tmp_path).strip() == "None"

@@ -25,6 +25,7 @@ assert numbaconv.get_num_threads() == 3
     python(code, **threading_layer)
 
 
+@pytest.mark.slow
 def test_a_fork_before_the_first_call(python, threading_layer):
     code = """
 from tests.runtime import work
@@ -179,6 +180,7 @@ with multiprocessing.get_context("forkserver").Pool(2) as pool:
     python(code)
 
 
+@pytest.mark.slow
 def test_pool_of_joblib(python):
     pytest.importorskip("joblib")
     code = """
@@ -192,6 +194,7 @@ for backend in ("loky", "threading"):
     python(code, NUMBA_NUM_THREADS="3")
 
 
+@pytest.mark.slow
 def test_layers_travel_to_other_processes(python):
     code = """
 import multiprocessing

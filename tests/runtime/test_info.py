@@ -69,6 +69,7 @@ def test_environment_and_cuda(facts):
     assert "NUMBACONV_CACHE_DIR=" in facts["environment"]
 
 
+@pytest.mark.slow
 def test_another_processor(info):
     if platform.machine().lower() not in ("x86_64", "amd64"):
         pytest.skip("the processor is an x86-64")
@@ -94,6 +95,7 @@ def test_help(package):
     assert "info" in done.out
 
 
+@pytest.mark.slow
 def test_info_compiles_nothing(info, tmp_path):
     info(NUMBACONV_CACHE_DIR=tmp_path)
     assert not list(tmp_path.rglob("*.bin"))

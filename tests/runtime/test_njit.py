@@ -219,6 +219,7 @@ def test_inside_prange(python, threading_layer, is_large):
     python(PRANGE.format(is_large=is_large), **threading_layer)
 
 
+@pytest.mark.slow
 def test_threads_that_call_one_compiled_function(python, threading_layer):
     code = """
 import numba, threading

@@ -77,6 +77,7 @@ assert not wrong
     python(code, **threading_layer)
 
 
+@pytest.mark.slow
 def test_a_thread_that_outlives_the_main_thread(python, threading_layer):
     code = """
 import threading
@@ -122,6 +123,7 @@ assert torch.get_num_threads() == 2
     python(code, **threading_layer)
 
 
+@pytest.mark.slow
 def test_parallel_code_of_the_user_in_between(python, threading_layer):
     code = """
 import numba, numpy as np
@@ -207,6 +209,7 @@ for item in work.various():
     python(code, NUMBA_NUM_THREADS="3")
 
 
+@pytest.mark.slow
 def test_explain_follows_the_limit(python):
     code = """
 import numbaconv
