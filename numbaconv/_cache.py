@@ -13,6 +13,7 @@ lock: processes that fill the cache at once write the same things.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import importlib.resources
@@ -116,11 +117,12 @@ def folder() -> Path | None:
     try:
         path = root() / digest()
         path.mkdir(parents=True, exist_ok=True)
-        os.utime(path)
-        prune(path)
     except (OSError, RuntimeError) as error:  # no home, read-only, full
         logger.info("compiled kernels are not kept: %s", error)
         return None
+    with contextlib.suppress(OSError):  # a filled cache may lie on a read-only disk
+        os.utime(path)
+        prune(path)
     return path
 
 

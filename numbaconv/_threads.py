@@ -30,7 +30,6 @@ class _State:
 
     def __init__(self, is_forked: bool = False) -> None:
         self.is_forked = is_forked
-        self.workqueue = threading.Lock()
         self.limit: int | None = None
 
 
@@ -147,15 +146,17 @@ def _load_tbb() -> None:
 
 
 def run(parallel: Callable[[], Any], serial: Callable[[], Any]) -> Any:
-    """Return `parallel()`, or `serial()` where entering the layer would end the process."""
+    """Return `parallel()`, or `serial()` where entering the layer could end the process."""
     layer = threading_layer()
-    if layer is None:
+    if layer is None or (layer == "workqueue" and not is_alone()):
         return serial()
-    if layer != "workqueue":
-        return parallel()
-    if not _state.workqueue.acquire(blocking=False):
-        return serial()
-    try:
-        return parallel()
-    finally:
-        _state.workqueue.release()
+    return parallel()
+
+
+def is_alone() -> bool:
+    """Whether this is the only Python thread, the main one.
+
+    Any other may be inside a parallel region, our own or one of the user's, and the
+    workqueue layer ends the process when a second one is entered.
+    """
+    return threading.active_count() == 1 and threading.current_thread() is threading.main_thread()

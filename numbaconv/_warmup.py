@@ -12,37 +12,49 @@ from . import _jit, dispatch
 from .layer import Conv1D
 from .problem import DTYPES, as_dtype
 
-# One layer for each tile: whole and partial vectors of one to four, and depthwise.
-VECTORS = (1, 2, 3, 4)
-
 Job = tuple[str, Callable[[], Any]]
 
 
 def jobs_of_layer(layer: Conv1D) -> Iterator[Job]:
-    """What `layer` needs: its panel kernels, the macrokernel of its dtype, both launchers."""
+    """What `layer` needs: its panel kernels, the macrokernel of its dtype, the launchers."""
     length = layer.kernel_size * layer.dilation + 64
-    small = np.zeros(
-        (1, layer.in_channels, length) if layer.permute else (1, length, layer.in_channels),
-        layer.dtype,
-    )
-    reversed_ = np.zeros_like(small)[::-1]
-    reversed_.flags.writeable = False
-    yield f"{layer}", lambda: layer(small)
-    yield f"{layer} on views", lambda: layer(reversed_)
+    problem = layer._problem(1, length)
+    x_strides = np.empty((1, length, layer.in_channels), layer.dtype).strides
+    y_strides = np.empty(problem.out_shape, layer.dtype).strides
+
+    def prepare() -> None:
+        dispatch.make_plan(problem, layer._weights).bind(x_strides, y_strides)
+
+    yield f"{layer}", prepare
+    yield f"launchers of {layer.dtype}", lambda: compile_launchers(layer.dtype)
+
+
+def compile_launchers(dtype: np.dtype[Any]) -> None:
+    """The serial and the parallel launcher, for plain arrays and for addresses."""
+    from numba import from_dtype
+    from numba.core import types
+
+    from .cpu.macrokernel import launch, launch_parallel
+
+    for array in (types.Array(from_dtype(dtype), 3, "C"), types.int64):
+        arguments = (types.int64, types.int64, array, array)
+        launch.compile(arguments)
+        launch_parallel.compile((*arguments, types.int64, types.boolean))
 
 
 def jobs_of_dtype(dtype: np.dtype[Any]) -> Iterator[Job]:
-    """What layers of `dtype` need, whatever their channels."""
-    lanes = dispatch.cpu_target().lanes(dtype)
-    for vectors in VECTORS:
-        for channels in (vectors * lanes, vectors * lanes - 1):
-            yield from jobs_of_layer(Conv1D(3, 4, channels, dtype))
-            yield from jobs_of_layer(Conv1D(3, channels, channels, dtype, num_groups=channels))
-    # Enough work for the parallel launcher.
-    wide = Conv1D(3, 64, 64, dtype)
-    large = np.zeros((1, 256, 64), dtype)
-    yield f"{wide} in parallel", lambda: wide(large)
-    yield f"{wide} in parallel on views", lambda: wide(large[:, ::-1])
+    """A layer for each tile of `dtype`: whole and partial vectors, sliding taps."""
+    target = dispatch.cpu_target()
+    lanes = target.lanes(dtype)
+    shapes = [(1, 1, 1)]
+    shapes += [
+        (4, v * lanes - part, 1) for v, _ in enumerate(target.tile_rows, 1) for part in (0, 1)
+    ]
+    shapes += [(2 * lanes - part, 2 * lanes - part, 2 * lanes - part) for part in (0, 1)]
+    shapes += [(c, out, 1) for out in range(1, lanes // 2 + 1) for c in (4 * lanes, 4 * lanes + 1)]
+    shapes += [(8 * n, 8 * n, 8) for n in (2, 3, 4) if 2 * n <= lanes]
+    for inputs, outputs, groups in shapes:
+        yield from jobs_of_layer(Conv1D(3, inputs, outputs, dtype, num_groups=groups))
 
 
 def with_progress(jobs: list[Job], progress: bool | None) -> Iterable[Job]:
@@ -64,8 +76,9 @@ def warmup(*what: Any, progress: bool | None = None) -> None:
     Parameters
     ----------
     *what : Conv1D or dtype
-        Layers whose kernels are needed, or dtypes (float32, float64) for every kernel of
-        that precision. Nothing stands for both dtypes.
+        Layers whose kernels are needed, or dtypes (float32, float64) for the common
+        kernels of that precision: all but those of unusual small groups, and of depthwise
+        and narrow layers whose stride differs from their dilation. Nothing stands for both.
     progress : bool, optional
         Whether to show a progress bar; by default on a terminal. It needs tqdm.
 

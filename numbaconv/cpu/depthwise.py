@@ -51,7 +51,7 @@ SLIDING_SHARE, GATHERING_SHARE, DENSE_SHARE = 0.65, 0.45, 0.85
 def groups_of_slice(geometry: Geometry, lanes: int) -> int:
     """Groups whose inputs and outputs both fit in one vector."""
     widest = max(geometry.group_in_channels, geometry.group_out_channels)
-    return min(lanes // widest, geometry.num_groups)
+    return lanes // widest
 
 
 class SlicedEmitter(Emitter):
@@ -237,7 +237,7 @@ class SmallGroups(Sliced):
         if g.group_in_channels not in TILES.get(target.isa, ()):
             return f"C_in/G={g.group_in_channels} permutations outgrow the registers"
         share = SLIDING_SHARE if g.stride == g.dilation else GATHERING_SHARE
-        if groups_of_slice(g, lanes) * share < DENSE_SHARE:
+        if min(groups_of_slice(g, lanes), g.num_groups) * share < DENSE_SHARE:
             return f"groups of {g.group_out_channels} channels fill {lanes} lanes well enough"
         return None
 
