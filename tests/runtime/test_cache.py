@@ -564,7 +564,12 @@ os.utime = os.replace = os.unlink = os.rmdir = tempfile.mkstemp = refuse
 from numbaconv import _cache
 loaded = []
 read = _cache.read
-_cache.read = lambda path, key: loaded.append(read(path, key)) or loaded[-1]
+def remember(path, key):
+    payload = read(path, key)
+    if path.exists():  # without optimisation Numba cannot keep every function
+        loaded.append(payload)
+    return payload
+_cache.read = remember
 """
     python(
         f"{refuse}\n{RUN}\nassert loaded and all(loaded), 'kernels were compiled again'",
