@@ -230,7 +230,12 @@ class KernelCache:
 
         entry = self._entry(signature)
         if entry is not None and not result.library.has_dynamic_globals:
-            write(*entry, dumps(result._reduce()))
+            try:
+                payload = dumps(result._reduce())
+            except Exception as error:  # the kernel runs all the same
+                logger.warning("%s cannot be kept: %s", entry[0], error)
+                return
+            write(*entry, payload)
 
     def enable(self) -> None:
         """Numba's interface; NUMBACONV_CACHE decides."""
