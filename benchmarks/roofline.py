@@ -9,7 +9,6 @@ from collections.abc import Callable
 
 import numba
 import numpy as np
-from llvmlite import ir
 from numba.core import types
 from numba.core.errors import RequireLiteralValue
 from numba.extending import intrinsic
@@ -94,16 +93,11 @@ def copy_vectors(typingctx, target, source, count, streaming):
             context.make_array(array)(context, builder, value).data
             for array, value in zip((target, source), values, strict=False)
         )
-        hint = builder.module.add_metadata([ir.Constant(ir.IntType(32), 1)])
 
         def body(index, carried):
             for k in range(COPIED_AT_ONCE):
                 offset = builder.add(index, i64(k * v.lanes))
-                address = builder.bitcast(v.at(to, offset), v.vector.as_pointer())
-                store = builder.store(v.load_aligned(v.at(origin, offset)), address)
-                store.align = machine.vector_bytes
-                if past_caches:
-                    store.set_metadata("nontemporal", hint)
+                v.store(v.load_aligned(v.at(origin, offset)), v.at(to, offset), past_caches)
             return []
 
         elements = builder.mul(values[2], i64(v.lanes))

@@ -20,6 +20,23 @@ MAX_RUN = 480
 PARALLEL_FLOPS = 2_000_000
 
 
+@dataclass(frozen=True)
+class Slicing:
+    """How a window holds x: slice after slice of channels, a band of slices at a time.
+
+    Attributes
+    ----------
+    channels : int
+        Channels of x in one slice.
+    slices, panels : int
+        Slices of one band, and the panels that read them.
+    """
+
+    channels: int
+    slices: int
+    panels: int
+
+
 def split_evenly(total: int, most: int) -> list[int]:
     """Split `total` into the fewest parts of at most `most`, as equal as possible.
 

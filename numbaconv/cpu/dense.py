@@ -10,15 +10,21 @@ from __future__ import annotations
 from typing import Any
 
 from ..problem import ConvProblem
-from .blocking import Panel, cut_channels
+from . import blocking
+from .blocking import Panel, Slicing, cut_channels
 from .family import Family
-from .microkernel import Emitter
+from .microkernel import Emitter, Tile
 from .target import Target
 from .vector import i64
 
 # Steps of the inner loop per turn: at 1, loop counters take 4-8 % of the issue slots that
 # the multiply-adds want on a core with two 512-bit FMA units; 4 and 8 are alike.
 UNROLL = 4
+
+# Taps from which groups read a window of their own channels. In x the rows of a group are
+# C_in apart and collide in the first cache; in the window they follow each other, and so do
+# the taps.
+PACKED_FROM_TAPS = 8
 
 
 class DenseEmitter(Emitter):
@@ -130,6 +136,18 @@ class Grouped(Dense):
 
     def declines(self, problem: ConvProblem, target: Target) -> str | None:
         return None
+
+    def run(self, problem: ConvProblem, tile: Tile, target: Target) -> int:
+        if self.slicing(problem, target) is None:
+            return super().run(problem, tile, target)
+        return blocking.MAX_RUN // tile.rows * tile.rows
+
+    def slicing(self, problem: ConvProblem, target: Target) -> Slicing | None:
+        g = problem.geometry
+        if g.kernel_size < PACKED_FROM_TAPS or g.num_groups == 1:
+            return None
+        panels = len(self.panels(problem, target)) // g.num_groups
+        return Slicing(g.group_in_channels, slices=1, panels=panels)
 
 
 DENSE, GROUPED = Dense(), Grouped()

@@ -19,7 +19,7 @@ from typing import Any
 
 from ..problem import ConvProblem, Geometry
 from ..weights import Weights
-from .blocking import Panel
+from .blocking import Panel, Slicing
 from .family import Family
 from .microkernel import Emitter, Tile, halves
 from .packing import PackedWeights
@@ -42,6 +42,9 @@ PACKED_FROM_TAPS = 8
 
 # Slices of one panel: threads may divide panels, and its part of a row stays in the first cache.
 PANEL_SLICES = 128
+
+# Slices of one packed window: it stays in the second cache while it is written and read.
+BAND_SLICES = 8
 
 # Of the multiply-add peak, what permuted lanes reach next to dense tiles, if taps share the
 # permutations and if they do not.
@@ -154,7 +157,7 @@ class Sliced(Family):
         else:
             block = 1
         panels: list[Panel] = []
-        widest = slice_out * PANEL_SLICES
+        widest = slice_out * (BAND_SLICES if self.slicing(problem, target) else PANEL_SLICES)
         for first in range(0, g.out_channels, widest):
             channels = min(widest, g.out_channels - first)
             tile = Tile(
@@ -174,16 +177,16 @@ class Sliced(Family):
         return panels
 
     def run(self, problem: ConvProblem, tile: Tile, target: Target) -> int:
-        if self.slice_channels(problem, target):
+        if self.slicing(problem, target):
             return super().run(problem, tile, target)
         return 2 * tile.rows
 
-    def slice_channels(self, problem: ConvProblem, target: Target) -> int | None:
+    def slicing(self, problem: ConvProblem, target: Target) -> Slicing | None:
         g, lanes = problem.geometry, target.lanes(problem.dtype)
         slice_in = groups_of_slice(g, lanes) * g.group_in_channels
         if g.kernel_size < PACKED_FROM_TAPS or g.in_channels <= 4 * slice_in:
             return None
-        return slice_in
+        return Slicing(slice_in, BAND_SLICES, panels=1)
 
     def pack(self, weights: Weights, panels: Sequence[Panel]) -> PackedWeights:
         """Order the filter as (slice, tap, ci, lane), and the bias as (slice, lane)."""

@@ -24,6 +24,8 @@ EMITTERS: dict[str, type[Emitter]] = {f.emitter.family: f.emitter for f in FAMIL
 def emit_panel(builder: ir.IRBuilder, tile: Tile, arguments: Sequence[Any]) -> None:
     """Emit the panel kernel of `tile` at the builder's place."""
     EMITTERS[tile.family](builder, tile, arguments).emit()
+    if tile.streams:  # such stores may pass each other: all are done before others read y
+        builder.fence("seq_cst")
 
 
 def standalone_module(tile: Tile, triple: str) -> ir.Module:

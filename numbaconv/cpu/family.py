@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, ClassVar
 from ..problem import ConvProblem
 from ..weights import Weights
 from . import blocking
-from .blocking import Inside, Panel, ReductionBlock
+from .blocking import Inside, Panel, ReductionBlock, Slicing
 from .microkernel import Emitter, Tile
 from .packing import PackedWeights, pack
 from .target import Target
@@ -56,10 +56,10 @@ class Family(ABC):
         """Positions of one run."""
         return blocking.run_length(problem, tile.rows, target)
 
-    def slice_channels(self, problem: ConvProblem, target: Target) -> int | None:
-        """Channels of one slice if windows hold slice after slice; None for whole rows.
+    def slicing(self, problem: ConvProblem, target: Target) -> Slicing | None:
+        """How windows hold x slice after slice; None where they hold whole rows.
 
-        A family that returns a number reads x through windows only.
+        With a slicing x is read through windows only.
         """
         return None
 
@@ -87,8 +87,8 @@ class Blocking:
         The widest of the panels' tiles.
     run : int
         Positions of one run.
-    slice_channels : int or None
-        See `Family.slice_channels`.
+    slicing : Slicing or None
+        See `Family.slicing`.
     inside : Inside
         Positions that read x in place if it is channel-last in memory.
     reduction : tuple of ReductionBlock
@@ -100,7 +100,7 @@ class Blocking:
     panels: tuple[Panel, ...]
     tile: Tile
     run: int
-    slice_channels: int | None
+    slicing: Slicing | None
     inside: Inside
     reduction: tuple[ReductionBlock, ...]
 
@@ -120,8 +120,8 @@ def blocking_for(problem: ConvProblem, target: Target, family: Family) -> Blocki
     panels = tuple(family.panels(problem, target))
     tile = max((panel.tile for panel in panels), key=lambda tile: tile.width)
     g = problem.geometry
-    slice_channels = family.slice_channels(problem, target)
-    inside = Inside(0, 0) if slice_channels else blocking.inside_of(problem, tile.rows)
+    slicing = family.slicing(problem, target)
+    inside = Inside(0, 0) if slicing else blocking.inside_of(problem, tile.rows)
     if family.sums_channels:
         reduction = blocking.reduction_blocks(
             g, g.group_in_channels, tile.width, problem.dtype.itemsize, target
@@ -130,5 +130,5 @@ def blocking_for(problem: ConvProblem, target: Target, family: Family) -> Blocki
         reduction = [ReductionBlock(0, g.kernel_size, 0, g.group_in_channels)]
     return Blocking(
         problem, target, family, panels, tile, family.run(problem, tile, target),
-        slice_channels, inside, tuple(reduction),
+        slicing, inside, tuple(reduction),
     )  # fmt: skip

@@ -1,6 +1,7 @@
-"""The loops around every panel kernel: positions, then panels, then blocks of the reduction.
+"""The loops around every panel kernel: bands, positions, panels, blocks of the reduction.
 
-One macrokernel serves all families. It splits the positions of y into runs that read x in
+One macrokernel serves all families. A band is what panels read from one window: all of them,
+unless the family slices x by channels. The macrokernel splits the positions of y into runs that read x in
 place and runs that read a window, and hands each run to the panel kernels.
 
 It is compiled once for each dtype into a C function, which the serial and the parallel
@@ -29,9 +30,10 @@ def compute_run(element, call, source, row, tap, is_window, is_merged, y, rows, 
     for p in range(first, last):
         panel = record(c.panels, p, "panel")
         x_panel, x_slice = offset(source, panel.x_offset), panel.x_slice
-        if is_window and c.window_slices > 1:
+        if is_window and c.is_sliced:
             x_slice = c.slice_stride
-            x_panel = offset(source, panel.x_offset // c.slice_channels * c.slice_stride)
+            s = panel.x_offset // c.slice_channels % c.window_slices
+            x_panel = offset(source, s * c.slice_stride)
         y_panel = offset(y, panel.first_channel * c.y_channel)
         target, target_row = y_panel, c.y_row
         if c.stage_width:
@@ -80,7 +82,24 @@ def convolve(element, call, x_address, y_address, worker, workers, divide_panels
         last = share(c.batch * c.length_out, worker + 1, workers, c.row_tile)
     window_buffer = np.empty(c.window_size, element)
     stage_buffer = np.empty(max(c.run, c.window_run) * c.stage_width, element)
-    window, stage = data(window_buffer), data(stage_buffer)
+    while first_panel < last_panel:
+        band = first_panel // c.band_panels
+        next_panel = min(last_panel, (band + 1) * c.band_panels)
+        compute_band(
+            element, call, x, y, band, first_panel, next_panel, first, last,
+            data(window_buffer), data(stage_buffer),
+        )  # fmt: skip
+        first_panel = next_panel
+    keep(window_buffer)
+    keep(stage_buffer)
+
+
+@_jit.jit
+def compute_band(
+    element, call, x, y, band, first_panel, last_panel, first, last, window, stage
+):  # fmt: skip
+    """Positions first … last-1 of the batch, for panels of one band."""
+    c = record(call, 0, "call")
     while first < last:
         n = first // c.length_out
         l = first - n * c.length_out
@@ -92,7 +111,7 @@ def convolve(element, call, x_address, y_address, worker, workers, divide_panels
             rows = min(rows, c.window_run)
             if l < c.inside_first:
                 rows = min(rows, c.inside_first - l)
-            fill_window(window, call, x_n, origin, rows)
+            fill_window(window, call, x_n, origin, rows, band * c.window_slices)
             source, is_merged = window, c.window_is_merged
             row, tap = c.window_stride * c.slice_channels, c.window_dilation * c.slice_channels
         else:
@@ -104,8 +123,6 @@ def convolve(element, call, x_address, y_address, worker, workers, divide_panels
             offset(y, n * c.y_batch + l * c.y_row), rows, first_panel, last_panel, stage,
         )  # fmt: skip
         first += rows
-    keep(window_buffer)
-    keep(stage_buffer)
 
 
 @functools.cache

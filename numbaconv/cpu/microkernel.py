@@ -45,6 +45,8 @@ class Tile:
         Whether the processor fuses multiply-adds.
     variant : tuple of int
         What else a family compiles in; its emitter says what it means.
+    streams : bool
+        Whether y is written past the caches; it then lies on multiples of the vector's size.
     """
 
     family: str
@@ -55,6 +57,7 @@ class Tile:
     masked: bool
     fma: bool
     variant: tuple[int, ...] = ()
+    streams: bool = False
 
     @property
     def width(self) -> int:
@@ -66,6 +69,7 @@ class Tile:
         """As in BLIS: `dense_f32_6x64v16`, with what else distinguishes it."""
         suffixes = [f"_{int(value)}" for value in self.variant]
         suffixes += ["_masked"] * self.masked + ["_nofma"] * (not self.fma)
+        suffixes += ["_streams"] * self.streams
         shape = f"{self.rows}x{self.width}v{self.lanes}"
         return f"{self.family}_f{self.bits}_{shape}{''.join(suffixes)}"
 
@@ -168,6 +172,6 @@ class Emitter(ABC):
 
     def store(self, value: Any, place: Any, mask: Any = None) -> None:
         if mask is None:
-            self.v.store(value, place)
+            self.v.store(value, place, self.tile.streams)
         else:
             self.v.masked_store(value, place, mask)

@@ -71,9 +71,13 @@ class VectorBuilder:
         """Load a vector that starts at a multiple of its size."""
         return self.load(pointer, self.lanes * self.bits // 8)
 
-    def store(self, value: Any, pointer: Any) -> None:
+    def store(self, value: Any, pointer: Any, streams: bool = False) -> None:
+        """Store a vector; if it `streams`, past the caches, to a multiple of its size."""
         store = self.ir.store(value, self.ir.bitcast(pointer, self.vector.as_pointer()))
         store.align = self.bits // 8
+        if streams:
+            store.align *= self.lanes
+            store.set_metadata("nontemporal", self.ir.module.add_metadata([i32(1)]))
 
     def masked_load(self, pointer: Any, mask: Any) -> Any:
         pointer_type = self.vector.as_pointer()

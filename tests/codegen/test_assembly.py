@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import re
 from collections.abc import Iterator
@@ -396,6 +397,30 @@ def test_the_loop_of_the_full_tile_has_one_branch(isa, tile):
     for loop in full_tile_loops(isa, tile):
         branches = [line for line in loop if BRANCH.match(line.split()[0])]
         assert len(branches) == 1
+
+
+STREAMING_STORES = {
+    "avx512": r"vmovntp[sd]\s+%zmm", "avx2": r"vmovntp[sd]\s+%ymm", "avx": r"vmovntp[sd]\s+%ymm",
+    "sse": r"movntp[sd]\s+%xmm", "neon": r"stnp\s",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("family", ["dense", "sliced"])
+def test_a_streaming_tile_stores_past_the_caches_and_waits(isa, family):
+    tile = next(
+        t for t in shipped_tiles(isa) if t.family == family and t.bits == 32 and not t.masked
+    )
+    text = assembly(isa, dataclasses.replace(tile, streams=True))
+    stores = re.findall(rf"^\s*{STREAMING_STORES[isa]}", text, re.MULTILINE)
+    whole = REGISTERS[isa].strip("%")
+    regular = [
+        line for line in text.splitlines()
+        if isa != "neon" and re.match(rf"\s*v?movu?a?p[sd]\s+%{whole}\d+, [^%]*\((?!%rsp)", line)
+    ]  # fmt: skip
+    assert len(stores) >= (tile.rows * tile.vectors // (2 if isa == "neon" else 1))
+    assert regular == []
+    assert re.search(r"\bdmb\b" if isa == "neon" else r"\bmfence\b|lock\w*\s", text)
 
 
 @pytest.mark.parametrize("isa", ISAS)
