@@ -1,8 +1,8 @@
 """The loops around every panel kernel: bands, positions, panels, blocks of the reduction.
 
 One macrokernel serves all families. A band is what panels read from one window: all of them,
-unless the family slices x by channels. The macrokernel splits the positions of y into runs that read x in
-place and runs that read a window, and hands each run to the panel kernels.
+unless the family slices x by channels. The macrokernel splits the positions of y into runs that
+read x in place and runs that read a window, and hands each run to the panel kernels.
 
 It is compiled once for each dtype into a C function, which the serial and the parallel
 launcher call by address: the launchers then know no dtype and compile in a moment.
