@@ -21,6 +21,9 @@ from .vector import i64
 # the multiply-adds want on a core with two 512-bit FMA units; 4 and 8 are alike.
 UNROLL = 4
 
+# Bytes of a cache line, of which each turn of the inner loop prefetches one.
+LINE = 64
+
 # Taps from which groups read a window of their own channels. In x the rows of a group are
 # C_in apart and collide in the first cache; in the window they follow each other, and so do
 # the taps.
@@ -28,13 +31,38 @@ PACKED_FROM_TAPS = 8
 
 
 class DenseEmitter(Emitter):
-    """y[l, j] = Σ_t Σ_i x[l*x_row + t*x_tap + i] · w[t*depth + i, j]"""
+    """y[l, j] = Σ_t Σ_i x[l*x_row + t*x_tap + i] · w[t*depth + i, j]
+
+    A tile with a variant prefetches weights, see `blocking.cut_channels`.
+    """
 
     family = "dense"
 
     def emit(self) -> None:
         self.mask = self.v.first_lanes(self.last_lanes) if self.tile.masked else None
+        if self.tile.variant:
+            self.begin_prefetch()
         self.cover_rows(self.emit_tile)
+
+    def begin_prefetch(self) -> None:
+        """Point at the weights behind those of this call: the block that comes next."""
+        v, b = self.v, self.v.ir
+        size = b.mul(b.mul(self.taps, self.depth), i64(self.tile.width))
+        self.ahead = b.alloca(self.w.type)  # goes on from tile to tile; LLVM keeps registers
+        b.store(v.at(self.w, size), self.ahead)
+        self.last_ahead = v.at(self.w, b.shl(size, i64(1)))
+
+    def prefetch_next_block(self) -> None:
+        """Ask for one more line of the next block, up to its end.
+
+        Else its first tile waits for the last cache while the others find all of it in the
+        second one: 1.2-1.3 times slower where the filter outgrows the second cache.
+        """
+        v, b = self.v, self.v.ir
+        ahead = b.load(self.ahead)
+        v.prefetch(ahead)
+        is_inside = b.icmp_unsigned("<", ahead, self.last_ahead)
+        b.store(b.select(is_inside, v.at(ahead, LINE * 8 // v.bits), ahead), self.ahead)
 
     def places(self, row: Any) -> list[tuple[Any, Any]]:
         """Address and mask of each vector of a row of y."""
@@ -76,6 +104,8 @@ class DenseEmitter(Emitter):
             def channels(i: Any, carried: list[Any], count: int) -> list[Any]:
                 w, *sums = carried
                 place = v.ir.add(base, i)
+                if count > 1 and self.tile.variant:
+                    self.prefetch_next_block()
                 for u in range(count):
                     sums = self.multiply(x_rows, place, u, v.at(w, u * width), sums)
                 return [v.at(w, count * width), *sums]

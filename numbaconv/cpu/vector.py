@@ -97,6 +97,13 @@ class VectorBuilder:
         address = self.ir.bitcast(pointer, pointer_type)
         self.ir.call(function, [value, address, i32(self.bits // 8), mask])
 
+    def prefetch(self, pointer: Any) -> None:
+        """Ask for the cache line at `pointer` in the second cache; any address will do."""
+        byte = i8.as_pointer()
+        function = self.intrinsic("llvm.prefetch.p0", void, [byte, i32, i32, i32])
+        read, second_cache, data = i32(0), i32(2), i32(1)
+        self.ir.call(function, [self.ir.bitcast(pointer, byte), read, second_cache, data])
+
     # --- values
     def zero(self) -> Any:
         return ir.Constant(self.vector, [0.0] * self.lanes)
