@@ -21,19 +21,10 @@ PARALLEL_FLOPS = 2_000_000
 
 
 @dataclass(frozen=True)
-class Slicing:
-    """How a window holds x: slice after slice of channels, a band of slices at a time.
-
-    Attributes
-    ----------
-    channels : int
-        Channels of x in one slice.
-    slices, panels : int
-        Slices of one band, and the panels that read them.
-    """
+class Band:
+    """Channels of x that a window holds at a time, and the number of panels that read them."""
 
     channels: int
-    slices: int
     panels: int
 
 
@@ -98,17 +89,19 @@ def cut_channels(
 ) -> list[Panel]:
     """Cut `channels` channels of y into panels of nearly equal width.
 
-    Panels whose weights outgrow the first cache prefetch; shorter loops would lose 3-6 %.
+    Panels whose weights outgrow the first cache prefetch; shorter loops would lose 3-6 %, and
+    tiles of one vector have so many rows that no register is left for it.
     """
     lanes = target.lanes(problem.dtype)
     panels = []
     for vectors in split_evenly(-(-channels // lanes), len(target.tile_rows)):
         count = min(vectors * lanes, channels)
         panel_bytes = problem.geometry.reduction * vectors * target.vector_bytes
+        prefetches = panel_bytes > target.l1 and problem.dtype.itemsize * 8 in target.prefetch_bits
         tile = Tile(
             family, problem.dtype.itemsize * 8, lanes, target.tile_rows[vectors - 1], vectors,
             masked=count < vectors * lanes, fma=target.fma,
-            variant=(1,) if panel_bytes > target.l1 else (),
+            variant=(1,) if vectors > 1 and prefetches else (),
         )  # fmt: skip
         last_lanes = count - (vectors - 1) * lanes
         panels.append(Panel(tile, first, count, x_offset, column, last_lanes))

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, ClassVar
 from ..problem import ConvProblem
 from ..weights import Weights
 from . import blocking
-from .blocking import Inside, Panel, ReductionBlock, Slicing
+from .blocking import Band, Inside, Panel, ReductionBlock
 from .microkernel import Emitter, Tile
 from .packing import PackedWeights, pack
 from .target import Target
@@ -56,11 +56,8 @@ class Family(ABC):
         """Positions of one run."""
         return blocking.run_length(problem, tile.rows, target)
 
-    def slicing(self, problem: ConvProblem, target: Target) -> Slicing | None:
-        """How windows hold x slice after slice; None where they hold whole rows.
-
-        With a slicing x is read through windows only.
-        """
+    def band(self, problem: ConvProblem, target: Target) -> Band | None:
+        """What windows hold of x at a time if it is read through windows only, else None."""
         return None
 
     def pack(self, weights: Weights, panels: Sequence[Panel]) -> PackedWeights:
@@ -87,8 +84,8 @@ class Blocking:
         The widest of the panels' tiles.
     run : int
         Positions of one run.
-    slicing : Slicing or None
-        See `Family.slicing`.
+    band : Band or None
+        See `Family.band`.
     inside : Inside
         Positions that read x in place if it is channel-last in memory.
     reduction : tuple of ReductionBlock
@@ -100,7 +97,7 @@ class Blocking:
     panels: tuple[Panel, ...]
     tile: Tile
     run: int
-    slicing: Slicing | None
+    band: Band | None
     inside: Inside
     reduction: tuple[ReductionBlock, ...]
 
@@ -120,8 +117,8 @@ def blocking_for(problem: ConvProblem, target: Target, family: Family) -> Blocki
     panels = tuple(family.panels(problem, target))
     tile = max((panel.tile for panel in panels), key=lambda tile: tile.width)
     g = problem.geometry
-    slicing = family.slicing(problem, target)
-    inside = Inside(0, 0) if slicing else blocking.inside_of(problem, tile.rows)
+    band = family.band(problem, target)
+    inside = Inside(0, 0) if band else blocking.inside_of(problem, tile.rows)
     if family.sums_channels:
         reduction = blocking.reduction_blocks(
             g, g.group_in_channels, tile.width, problem.dtype.itemsize, target
@@ -130,5 +127,5 @@ def blocking_for(problem: ConvProblem, target: Target, family: Family) -> Blocki
         reduction = [ReductionBlock(0, g.kernel_size, 0, g.group_in_channels)]
     return Blocking(
         problem, target, family, panels, tile, family.run(problem, tile, target),
-        slicing, inside, tuple(reduction),
+        band, inside, tuple(reduction),
     )  # fmt: skip

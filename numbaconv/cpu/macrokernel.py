@@ -1,8 +1,8 @@
 """The loops around every panel kernel: bands, positions, panels, blocks of the reduction.
 
-One macrokernel serves all families. A band is what panels read from one window: all of them,
-unless the family slices x by channels. The macrokernel splits the positions of y into runs that
-read x in place and runs that read a window, and hands each run to the panel kernels.
+One macrokernel serves all families. It splits the positions of y into runs that read x in
+place and runs that read a window, and hands each run to the panel kernels. A band is what one
+window holds of x, with the panels that read it: all of both, unless the family says otherwise.
 
 It is compiled once for each dtype into a C function, which the serial and the parallel
 launcher call by address: the launchers then know no dtype and compile in a moment.
@@ -29,11 +29,9 @@ def compute_run(element, call, source, row, tap, is_window, is_merged, y, rows, 
     weights, biases = pointer(c.weights, element), pointer(c.bias, element)
     for p in range(first, last):
         panel = record(c.panels, p, "panel")
-        x_panel, x_slice = offset(source, panel.x_offset), panel.x_slice
-        if is_window and c.is_sliced:
-            x_slice = c.slice_stride
-            s = panel.x_offset // c.slice_channels % c.window_slices
-            x_panel = offset(source, s * c.slice_stride)
+        x_offset = panel.x_offset
+        if is_window:
+            x_offset -= p // c.band_panels * c.band_channels
         y_panel = offset(y, panel.first_channel * c.y_channel)
         target, target_row = y_panel, c.y_row
         if c.stage_width:
@@ -47,11 +45,11 @@ def compute_run(element, call, source, row, tap, is_window, is_merged, y, rows, 
             accumulate = b
             arguments = (
                 0,
-                offset(x_panel, block.first_tap * tap + block.first_channel),
+                offset(source, x_offset + block.first_tap * tap + block.first_channel),
                 offset(weights, panel.weights + done * panel.width),
                 offset(biases, panel.bias),
                 target,
-                row, tap, x_slice, target_row,
+                row, tap, panel.x_slice, target_row,
                 rows, taps, depth, panel.slices, panel.last_lanes, accumulate,
             )  # fmt: skip
             call_address(panel.kernel, arguments)
@@ -111,9 +109,9 @@ def compute_band(
             rows = min(rows, c.window_run)
             if l < c.inside_first:
                 rows = min(rows, c.inside_first - l)
-            fill_window(window, call, x_n, origin, rows, band * c.window_slices)
+            fill_window(window, call, x_n, origin, rows, band * c.band_channels)
             source, is_merged = window, c.window_is_merged
-            row, tap = c.window_stride * c.slice_channels, c.window_dilation * c.slice_channels
+            row, tap = c.window_stride * c.band_channels, c.window_dilation * c.band_channels
         else:
             rows = min(rows, c.run, c.inside_last - l)
             source, is_merged = offset(x_n, origin * c.x_row), c.x_is_merged

@@ -13,7 +13,7 @@ from ..interop import address_of
 from ..plan import Array, Plan
 from ..problem import ConvProblem
 from ..weights import Weights
-from .blocking import PARALLEL_FLOPS, Inside, Slicing
+from .blocking import PARALLEL_FLOPS, Band, Inside
 from .family import Blocking, Family, blocking_for
 from .macrokernel import convolve_address, launch, launch_parallel
 from .panel import panel_address
@@ -163,8 +163,7 @@ def block_table(blocking: Blocking) -> Array:
 def window_for(blocking: Blocking, inside: Inside) -> tuple[int, WindowShape]:
     """Positions of a window, as many as a run, the borders and a quarter of L2 allow."""
     problem, geometry = blocking.problem, blocking.problem.geometry
-    slicing = blocking.slicing
-    channels = slicing.channels * slicing.slices if slicing else geometry.in_channels
+    channels = blocking.band.channels if blocking.band else geometry.in_channels
     row_bytes = channels * problem.dtype.itemsize
     positions = min(blocking.run, problem.length_out)
     if inside.last:
@@ -208,12 +207,9 @@ def call_table(
     inside = blocking.inside if x_in_place else Inside(0, 0)
     positions, shape = window_for(blocking, inside)
     stage_width = 1 if unit_rows else max(panel.columns for panel in blocking.panels)
-    slicing = blocking.slicing or Slicing(geometry.in_channels, 1, len(blocking.panels))
-    slice_size = shape.rows(positions) * slicing.channels
+    band = blocking.band or Band(geometry.in_channels, len(blocking.panels))
     merges = blocking.family.sums_channels and geometry.num_groups == 1
-    window_merges = blocking.family.sums_channels and (
-        slicing.channels == geometry.group_in_channels
-    )
+    window_merges = blocking.family.sums_channels and band.channels == geometry.group_in_channels
     panels, blocks = panel_table(blocking, streams), block_table(blocking)
     values = dict(
         panels=address_of(panels), panel_count=panels.size,
@@ -231,9 +227,8 @@ def call_table(
         window_stride=shape.stride, window_dilation=shape.dilation,
         window_strips=shape.strips, window_pitch=shape.pitch, window_step=shape.step,
         window_first_rows=shape.first_rows, window_more_rows=shape.more_rows,
-        window_size=slicing.slices * slice_size, is_sliced=blocking.slicing is not None,
-        window_slices=slicing.slices, slice_channels=slicing.channels, slice_stride=slice_size,
-        band_panels=slicing.panels,
+        window_size=shape.rows(positions) * band.channels,
+        band_channels=band.channels, band_panels=band.panels,
         stage_width=0 if y_in_place else stage_width,
         x_is_merged=merges and geometry.dilation == 1 and x_row == geometry.in_channels,
         window_is_merged=window_merges and shape.dilation == 1,

@@ -21,8 +21,7 @@ CALL = int64_fields(
     "run", "window_run",  # positions of one run in place, and through a window
     "window_stride", "window_dilation", "window_strips", "window_pitch", "window_step",
     "window_first_rows", "window_more_rows", "window_size",
-    "is_sliced", "window_slices", "slice_channels", "slice_stride",  # slices of one band
-    "band_panels",  # panels that are computed from one window
+    "band_channels", "band_panels",  # what one window holds of x, and who reads it
     "stage_width",  # columns of the buffer that stands in for a y that is not channel-last
     "x_is_merged", "window_is_merged",  # whether taps follow each other without a gap
     "row_tile",

@@ -32,6 +32,8 @@ class Target:
         MR of dense tiles of 1, 2, … vectors: the most rows whose loops keep every sum,
         column and address in a register. Read off the assembly (tests/codegen), since
         LLVM's scheduling takes one to four registers more than the tile.
+    prefetch_bits : tuple of int
+        Element widths whose dense tiles have a register left to prefetch with.
     l1, l2, last_cache : int
         Bytes of data cache: a core's first and second level, and the last one.
     """
@@ -41,6 +43,7 @@ class Target:
     registers: int
     fma: bool
     tile_rows: tuple[int, ...] = (4,)
+    prefetch_bits: tuple[int, ...] = ()
     l1: int = DEFAULT_CACHES[0]
     l2: int = DEFAULT_CACHES[1]
     last_cache: int = DEFAULT_CACHES[2]
@@ -53,8 +56,22 @@ class Target:
 ISAS = {
     target.isa: target
     for target in (
-        Target("avx512", vector_bytes=64, registers=32, fma=True, tile_rows=(10, 10, 8, 6)),
-        Target("avx2", vector_bytes=32, registers=16, fma=True, tile_rows=(9, 6)),
+        Target(
+            "avx512",
+            vector_bytes=64,
+            registers=32,
+            fma=True,
+            tile_rows=(10, 10, 8, 6),
+            prefetch_bits=(32, 64),
+        ),
+        Target(
+            "avx2",
+            vector_bytes=32,
+            registers=16,
+            fma=True,
+            tile_rows=(9, 6),
+            prefetch_bits=(32,),
+        ),
         Target("avx", vector_bytes=32, registers=16, fma=False, tile_rows=(9, 4)),
         Target("sse", vector_bytes=16, registers=16, fma=False, tile_rows=(6, 4)),
         Target("neon", vector_bytes=16, registers=32, fma=True, tile_rows=(9, 9, 7, 5)),

@@ -97,12 +97,16 @@ class VectorBuilder:
         address = self.ir.bitcast(pointer, pointer_type)
         self.ir.call(function, [value, address, i32(self.bits // 8), mask])
 
-    def prefetch(self, pointer: Any) -> None:
-        """Ask for the cache line at `pointer` in the second cache; any address will do."""
+    def prefetch(self, pointer: Any, *, writes: bool = False) -> None:
+        """Ask for the cache line at `pointer`, whatever lies there, to read or write it soon.
+
+        A line to read goes to the second cache, one to write to the first.
+        """
         byte = i8.as_pointer()
         function = self.intrinsic("llvm.prefetch.p0", void, [byte, i32, i32, i32])
-        read, second_cache, data = i32(0), i32(2), i32(1)
-        self.ir.call(function, [self.ir.bitcast(pointer, byte), read, second_cache, data])
+        locality, data = i32(3 if writes else 2), i32(1)
+        address = self.ir.bitcast(pointer, byte)
+        self.ir.call(function, [address, i32(int(writes)), locality, data])
 
     # --- values
     def zero(self) -> Any:

@@ -16,9 +16,6 @@ from .memory import copy_block, load, offset, record, store
 ZEROS, REFLECT, REPLICATE, CIRCULAR = range(4)
 MODE_CODES = {"zeros": ZEROS, "reflect": REFLECT, "replicate": REPLICATE, "circular": CIRCULAR}
 
-# Rows of x that are cut into slices at a time: their lines stay in the first cache.
-ROWS_OF_SLICES = 16
-
 
 @dataclass(frozen=True)
 class WindowShape:
@@ -102,25 +99,17 @@ def fill_strip(target, target_row, x, x_row, x_channel, channels, length, first,
 
 
 @_jit.jit
-def fill_window(window, call, x, origin, outputs, first_slice):
+def fill_window(window, call, x, origin, outputs, first_channel):
     """Write the receptive field of `outputs` outputs, the first at `origin` of the signal.
 
-    The window takes one band of slices of x, from `first_slice`.
+    The window takes one band of channels of x, from `first_channel`.
     """
     c = record(call, 0, "call")
     strips = c.window_strips if c.window_strips else outputs
     rows = c.window_first_rows + (outputs - 1) * c.window_more_rows
-    # Slices share the lines of a row of x: a few rows of all slices before the next rows.
-    block = rows if c.window_slices == 1 else ROWS_OF_SLICES
-    slices = min(c.window_slices, -(-c.in_channels // c.slice_channels) - first_slice)
     for strip in range(strips):
-        for row in range(0, rows, block):
-            for s in range(slices):
-                first_channel = (first_slice + s) * c.slice_channels
-                place = (strip * c.window_pitch + row) * c.slice_channels
-                fill_strip(
-                    offset(window, s * c.slice_stride + place), c.slice_channels,
-                    offset(x, first_channel * c.x_channel), c.x_row, c.x_channel,
-                    min(c.slice_channels, c.in_channels - first_channel),
-                    c.length, origin + strip * c.window_step + row, min(block, rows - row), c.mode,
-                )  # fmt: skip
+        fill_strip(
+            offset(window, strip * c.window_pitch * c.band_channels), c.band_channels,
+            offset(x, first_channel * c.x_channel), c.x_row, c.x_channel, c.band_channels,
+            c.length, origin + strip * c.window_step, rows, c.mode,
+        )  # fmt: skip

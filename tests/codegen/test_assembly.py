@@ -48,6 +48,8 @@ def shapes(lanes: int) -> Iterator[tuple[int, int, int, int]]:
     """(C_in, C_out, groups, dilation) that between them need every kind of tile."""
     for channels in range(1, 71):
         yield 3, channels, 1, 1
+    for channels in (2 * lanes, 3 * lanes - 1, 4 * lanes):
+        yield 8000, channels, 1, 1
     for dilation in (1, 2):
         yield 1, 1, 1, dilation
         for inputs in (3 * lanes, 3 * lanes - 1):

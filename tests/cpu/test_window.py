@@ -136,44 +136,44 @@ def test_rows_of_windows(parameters, rows):
 
 
 @numba.njit
-def fill(window, guard, call, x, first, origin, outputs):
-    fill_window(offset(data(window), guard), call, offset(data(x), first), origin, outputs, 0)
+def fill(window, guard, call, x, first, origin, outputs, channel):
+    target, source = offset(data(window), guard), offset(data(x), first)
+    fill_window(target, call, source, origin, outputs, channel)
 
 
-def call_record(shape, x, length, mode, slice_channels):
+def call_record(shape, x, length, mode, band_channels):
     """The fields of a call that `fill_window` reads."""
     call = np.zeros(1, CALL)
-    channels = x.shape[1]
-    slices = -(-channels // slice_channels)
     steps = [stride // x.itemsize for stride in x.strides]
     values = dict(
-        in_channels=channels, length=length, mode=MODE_CODES[mode],
+        in_channels=x.shape[1], length=length, mode=MODE_CODES[mode],
         x_row=steps[0], x_channel=steps[1],
         window_strips=shape.strips, window_pitch=shape.pitch, window_step=shape.step,
         window_first_rows=shape.first_rows, window_more_rows=shape.more_rows,
-        window_slices=slices, slice_channels=slice_channels,
+        band_channels=band_channels,
     )  # fmt: skip
     for name, value in values.items():
         call[name] = value
-    return call, slices
+    return call
 
 
 GUARD = 40  # elements around the window that must stay as they are
 
 
-def filled_window(x, start, length, shape, positions, outputs, origin, mode, slice_channels):
-    """Fill a window from rows `start` … of x, and check that nothing around it was touched."""
-    call, slices = call_record(shape, x, length, mode, slice_channels)
-    slice_size = shape.rows(positions) * slice_channels
-    call["slice_stride"] = slice_size
-    room = np.full(slices * slice_size + 2 * GUARD, np.nan, x.dtype)
+def filled_window(x, start, length, shape, positions, outputs, origin, mode, channel, band):
+    """Fill a window from rows `start` … of x, and check that nothing around it was touched.
+
+    It holds `band` channels from `channel` on.
+    """
+    call = call_record(shape, x, length, mode, band)
+    room = np.full(shape.rows(positions) * band + 2 * GUARD, np.nan, x.dtype)
     flat = x.base if x.base is not None and x.base.ndim == 1 else x.ravel("K")
     first = (address_of(x) - address_of(flat)) // x.itemsize
     first += start * x.strides[0] // x.itemsize
-    fill(room, GUARD, address_of(call), flat, first, origin, outputs)
+    fill(room, GUARD, address_of(call), flat, first, origin, outputs, channel)
     assert np.isnan(room[:GUARD]).all()
     assert np.isnan(room[-GUARD:]).all()
-    return room[GUARD:-GUARD].reshape(slices, -1, slice_channels)
+    return room[GUARD:-GUARD].reshape(-1, band)
 
 
 def layouts(values):
@@ -206,7 +206,8 @@ def test_windows_hold_the_padded_signal(data_):
     origin = draw(st.integers(-length - last, length + 5))
     left, right = max(0, -origin), max(0, origin + last + 1 - length)
     assume(fits(mode, length, left, right))
-    slice_channels = draw(st.sampled_from([channels, 4, 16]))
+    channel = draw(st.integers(0, channels - 1))
+    band = draw(st.integers(1, channels - channel))
     dtype = draw(st.sampled_from([np.float32, np.float64]))
 
     values = np.random.default_rng(0).standard_normal((length, channels)).astype(dtype)
@@ -214,16 +215,12 @@ def test_windows_hold_the_padded_signal(data_):
     rows = np.vstack([values, np.zeros((1, channels), dtype)])[source]
     shape = window_shape(positions, kernel_size, stride, dilation)
     for name, x in layouts(values):
-        window = filled_window(
-            x, 0, length, shape, positions, outputs, origin, mode, slice_channels
-        )
-        for s, part in enumerate(window):
-            seen = rows[:, s * slice_channels : (s + 1) * slice_channels]
-            for l in range(outputs):
-                for t in range(kernel_size):
-                    held = part[l * shape.stride + t * shape.dilation, : seen.shape[1]]
-                    expected = seen[l * stride + t * dilation]
-                    np.testing.assert_array_equal(held, expected, err_msg=name)
+        window = filled_window(x, 0, length, shape, positions, outputs, origin, mode, channel, band)
+        for l in range(outputs):
+            for t in range(kernel_size):
+                held = window[l * shape.stride + t * shape.dilation]
+                expected = rows[l * stride + t * dilation, channel : channel + band]
+                np.testing.assert_array_equal(held, expected, err_msg=name)
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -231,7 +228,7 @@ def test_windows_of_a_cropped_signal_see_its_borders(mode):
     """Rows 2 … 8 of x are the signal: what lies around them must not show."""
     x = np.arange(36, dtype=np.float32).reshape(12, 3)
     shape = window_shape(9, 3, 1, 1)
-    window = filled_window(x, 2, 7, shape, 9, 9, -2, mode, 3)[0]
+    window = filled_window(x, 2, 7, shape, 9, 9, -2, mode, 0, 3)
     signal, widths = x[2:9], ((2, 2), (0, 0))
     expected = np.pad(signal, widths, mode=NUMPY_MODES.get(mode, "constant"))
     np.testing.assert_array_equal(window, expected)
