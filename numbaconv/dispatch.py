@@ -3,12 +3,13 @@
 The order of the list is the policy. On the CPU:
 
 1. `fir`           one channel in and out, stride 1
-2. `depthwise`     one input channel for each output channel
-3. `narrow`        one group, C_out that fills few lanes, C_in that fills many
-4. `dense`         one group
-5. `small groups`  groups of which several fit in a vector, channel multipliers
-6. `grouped`       any number of groups
-7. `reference`     everything, and all there is under NUMBA_DISABLE_JIT
+2. `narrow`        one group, C_out that fills few lanes, C_in that fills many
+3. `planar`        channel-first arrays or few channels, a filter that stays near
+4. `depthwise`     one input channel for each output channel
+5. `dense`         one group
+6. `small groups`  groups of which several fit in a vector, channel multipliers
+7. `grouped`       any number of groups
+8. `reference`     everything, and all there is under NUMBA_DISABLE_JIT
 """
 
 from __future__ import annotations

@@ -201,6 +201,7 @@ def function_problem(
         bias = checked(bias, "bias", (geometry.out_channels,), dtype).astype(dtype, copy=False)
     taps = np.ascontiguousarray(filter_to_kio(taps, permute), dtype)
     problem = ConvProblem(
-        geometry, x.shape[0], x.shape[1], dtype, has_bias=bias is not None, algorithm=algorithm
-    )
+        geometry, x.shape[0], x.shape[1], dtype, has_bias=bias is not None, algorithm=algorithm,
+        layout="NCL" if permute else "NLC",
+    )  # fmt: skip
     return problem, Weights(geometry, taps, bias), x

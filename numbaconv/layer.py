@@ -271,6 +271,7 @@ class Conv1D:
         return ConvProblem(
             self._geometry, batch, length, self._dtype,
             has_bias=self.has_bias, algorithm=self._algorithm,
+            layout="NCL" if self._permute else "NLC",
         )  # fmt: skip
 
     def __call__(self, x: Any, out: Array | None = None, *, threads: int | None = None) -> Array:

@@ -14,6 +14,7 @@ import numpy as np
 
 PaddingMode = Literal["zeros", "reflect", "replicate", "circular"]
 Algorithm = Literal["auto", "direct"]
+Layout = Literal["NLC", "NCL"]
 Padding = int | tuple[int, int] | Literal["same", "valid", "causal"]
 
 PADDING_MODES: tuple[str, ...] = get_args(PaddingMode)
@@ -159,6 +160,8 @@ class ConvProblem:
     has_bias : bool
         The only epilogue so far.
     algorithm : {"auto", "direct"}
+    layout : {"NLC", "NCL"}
+        Which axis the caller's arrays have last; no result depends on it.
 
     Raises
     ------
@@ -173,6 +176,7 @@ class ConvProblem:
     dtype: np.dtype[Any]
     has_bias: bool = False
     algorithm: Algorithm = "auto"
+    layout: Layout = "NLC"
 
     def __post_init__(self) -> None:
         as_word(self.algorithm, "algorithm", ALGORITHMS)

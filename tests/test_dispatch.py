@@ -20,13 +20,16 @@ from numbaconv.problem import ConvProblem, Geometry
 from numbaconv.weights import Weights
 
 F32, F64 = np.dtype(np.float32), np.dtype(np.float64)
-ORDER = ["fir", "depthwise", "narrow", "dense", "small groups", "grouped", "reference"]
+ORDER = [
+    "fir", "narrow", "planar", "depthwise", "dense", "small groups", "grouped", "reference",
+]  # fmt: skip
 
 
-def problem(kernel_size, inputs, outputs, length=100, batch=2, dtype=F32, **parameters):
-    return ConvProblem(
-        Geometry(kernel_size, inputs, outputs, **parameters), batch, length, dtype, has_bias=True
-    )
+def problem(
+    kernel_size, inputs, outputs, length=100, batch=2, dtype=F32, layout="NLC", **parameters
+):
+    geometry = Geometry(kernel_size, inputs, outputs, **parameters)
+    return ConvProblem(geometry, batch, length, dtype, has_bias=True, layout=layout)
 
 
 def integers(rng, shape, dtype):
@@ -69,21 +72,31 @@ def test_reference_is_the_last_and_declines_nothing():
 # One problem for each kernel, and what each kernel before it says.
 LADDER = {
     "fir": (problem(9, 1, 1), {}),
-    "depthwise": (problem(3, 32, 32, num_groups=32), {"fir": "32 → 32 channels"}),
-    "narrow": (
-        problem(3, 64, 1),
-        {"fir": "64 → 1 channels", "depthwise": "C_in/G=64 with 1 group"},
+    "narrow": (problem(3, 64, 1), {"fir": "64 → 1 channels"}),
+    "planar": (
+        problem(3, 8, 64, layout="NCL"),
+        {"fir": "8 → 64", "narrow": "C_out=64 fills"},
+    ),
+    "depthwise": (
+        problem(3, 32, 32, num_groups=32),
+        {"fir": "32 → 32 channels", "narrow": "num_groups=32", "planar": "last in memory"},
     ),
     "dense": (
         problem(3, 8, 64),
-        {"fir": "8 → 64", "depthwise": "C_in/G=8", "narrow": "C_out=64 fills"},
+        {
+            "fir": "8 → 64",
+            "narrow": "C_out=64 fills",
+            "planar": "8 → 64 channels, last in memory",
+            "depthwise": "C_in/G=8",
+        },
     ),
     "small groups": (
         problem(3, 16, 16, num_groups=8),
         {
             "fir": "16 → 16",
-            "depthwise": "C_in/G=2 with 8 group",
             "narrow": "num_groups=8",
+            "planar": "last in memory",
+            "depthwise": "C_in/G=2 with 8 group",
             "dense": "num_groups=8",
         },
     ),
@@ -91,8 +104,9 @@ LADDER = {
         problem(3, 64, 128, num_groups=2),
         {
             "fir": "64 → 128",
-            "depthwise": "C_in/G=32 with 2 group",
             "narrow": "num_groups=2",
+            "planar": "last in memory",
+            "depthwise": "C_in/G=32 with 2 group",
             "dense": "num_groups=2",
             "small groups": "groups of 32 → 64 channels",
         },
@@ -184,7 +198,7 @@ def test_each_kernel_forced_gives_the_definition_or_declines(p, name):
 @pytest.mark.parametrize("dtype", [F32, F64])
 def test_each_kernel_is_right_on_its_own_ground(name, dtype):
     p, _ = LADDER[name]
-    own = ConvProblem(p.geometry, 2, 700, dtype, has_bias=True)
+    own = ConvProblem(p.geometry, 2, 700, dtype, has_bias=True, layout=p.layout)
     assert choose(own).kernel.name == name
     assert_right(choose(own).kernel, own)
 

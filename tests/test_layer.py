@@ -905,7 +905,7 @@ def test_explain_names_kernel_declines_and_facts():
     explanation = explain(layer, normal(2, 500, 64))
     assert explanation.kernel == "grouped"
     declined = [name for name, _ in explanation.declined]
-    assert declined == ["fir", "depthwise", "narrow", "dense", "small groups"]
+    assert declined == ["fir", "narrow", "planar", "depthwise", "dense", "small groups"]
     text = str(explanation)
     for pattern in (
         r"^kernel: grouped$",

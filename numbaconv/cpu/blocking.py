@@ -55,7 +55,10 @@ class Panel:
         Slices of NR columns, and channels of x from one to the next. More than one slice
         where the kernel itself goes along the channels.
     last_lanes : int
-        Lanes in use of the last vector, if the tile is masked.
+        Lanes in use of the last vector, if the tile is masked; channels of the last slice
+        where the kernel goes along them one by one.
+    slice_columns : int or None
+        Columns of a slice in packed weights, if not the width of the tile.
     """
 
     tile: Tile
@@ -66,47 +69,21 @@ class Panel:
     last_lanes: int
     slices: int = 1
     x_slice: int = 0
+    slice_columns: int | None = None
+
+    @property
+    def width(self) -> int:
+        """Columns of one slice in packed weights."""
+        return self.tile.width if self.slice_columns is None else self.slice_columns
 
     @property
     def columns(self) -> int:
         """Columns in packed weights."""
-        return self.slices * self.tile.width
+        return self.slices * self.width
 
     @property
     def last_column(self) -> int:
         return self.column + self.columns
-
-
-def cut_channels(
-    problem: ConvProblem,
-    target: Target,
-    family: str,
-    *,
-    first: int,
-    channels: int,
-    x_offset: int,
-    column: int,
-) -> list[Panel]:
-    """Cut `channels` channels of y into panels of nearly equal width.
-
-    Panels whose weights outgrow the first cache prefetch; shorter loops would lose 3-6 %, and
-    tiles of one vector have so many rows that no register is left for it.
-    """
-    lanes = target.lanes(problem.dtype)
-    panels = []
-    for vectors in split_evenly(-(-channels // lanes), len(target.tile_rows)):
-        count = min(vectors * lanes, channels)
-        panel_bytes = problem.geometry.reduction * vectors * target.vector_bytes
-        prefetches = panel_bytes > target.l1 and problem.dtype.itemsize * 8 in target.prefetch_bits
-        tile = Tile(
-            family, problem.dtype.itemsize * 8, lanes, target.tile_rows[vectors - 1], vectors,
-            masked=count < vectors * lanes, fma=target.fma,
-            variant=(1,) if vectors > 1 and prefetches else (),
-        )  # fmt: skip
-        last_lanes = count - (vectors - 1) * lanes
-        panels.append(Panel(tile, first, count, x_offset, column, last_lanes))
-        first, channels, column = first + count, channels - count, panels[-1].last_column
-    return panels
 
 
 @dataclass(frozen=True)

@@ -13,10 +13,11 @@ from .family import Family
 from .fir import FIR
 from .microkernel import INTEGERS, POINTERS, Emitter, Tile
 from .narrow import NARROW
+from .planar import PLANAR
 from .vector import i8, i64, void
 
 # In the order of preference.
-FAMILIES: tuple[Family, ...] = (FIR, DEPTHWISE, NARROW, DENSE, SMALL_GROUPS, GROUPED)
+FAMILIES: tuple[Family, ...] = (FIR, NARROW, PLANAR, DEPTHWISE, DENSE, SMALL_GROUPS, GROUPED)
 
 EMITTERS: dict[str, type[Emitter]] = {f.emitter.family: f.emitter for f in FAMILIES}
 

@@ -110,7 +110,7 @@ class Fir(Family):
         tile = Tile(
             self.emitter.family, problem.dtype.itemsize * 8, lanes, vectors * lanes, vectors=1,
             masked=False, fma=target.fma,
-            variant=(problem.geometry.dilation == 1,),
+            variant=(int(problem.geometry.dilation == 1),),
         )  # fmt: skip
         return [Panel(tile, 0, 1, 0, 0, 1)]
 

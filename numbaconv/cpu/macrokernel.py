@@ -23,7 +23,9 @@ from .window import fill_window
 
 
 @_jit.jit
-def compute_run(element, call, source, row, tap, is_window, is_merged, y, rows, first, last, stage):
+def compute_run(
+    element, call, source, row, tap, channel, is_window, is_merged, y, rows, first, last, stage
+):  # fmt: skip
     """Positions of one run for panels first … last-1; `source` is the first position's field."""
     c = record(call, 0, "call")
     weights, biases = pointer(c.weights, element), pointer(c.bias, element)
@@ -33,9 +35,9 @@ def compute_run(element, call, source, row, tap, is_window, is_merged, y, rows, 
         if is_window:
             x_offset -= p // c.band_panels * c.band_channels
         y_panel = offset(y, panel.first_channel * c.y_channel)
-        target, target_row = y_panel, c.y_row
-        if c.stage_width:
-            target, target_row = stage, c.stage_width
+        target, target_row, target_channel = y_panel, c.y_row, c.y_channel
+        if c.stage_size:
+            target, target_row, target_channel = stage, c.stage_row, c.stage_channel
         for b in range(c.block_count):
             block = record(c.blocks, b, "block")
             done = block.first_tap * block.full_depth + block.first_channel
@@ -45,16 +47,19 @@ def compute_run(element, call, source, row, tap, is_window, is_merged, y, rows, 
             accumulate = b
             arguments = (
                 0,
-                offset(source, x_offset + block.first_tap * tap + block.first_channel),
+                offset(source, block.first_tap * tap + (x_offset + block.first_channel) * channel),
                 offset(weights, panel.weights + done * panel.width),
                 offset(biases, panel.bias),
                 target,
-                row, tap, panel.x_slice, target_row,
+                row, tap, channel, panel.x_slice, target_row, target_channel,
                 rows, taps, depth, panel.slices, panel.last_lanes, accumulate,
             )  # fmt: skip
             call_address(panel.kernel, arguments)
-        if c.stage_width:
-            copy_block(y_panel, c.y_row, c.y_channel, stage, c.stage_width, 1, rows, panel.channels)
+        if c.stage_size:
+            copy_block(
+                y_panel, c.y_row, c.y_channel, stage, c.stage_row, c.stage_channel,
+                rows, panel.channels,
+            )  # fmt: skip
 
 
 @_jit.jit
@@ -79,7 +84,7 @@ def convolve(element, call, x_address, y_address, worker, workers, divide_panels
         first = share(c.batch * c.length_out, worker, workers, c.row_tile)
         last = share(c.batch * c.length_out, worker + 1, workers, c.row_tile)
     window_buffer = np.empty(c.window_size, element)
-    stage_buffer = np.empty(max(c.run, c.window_run) * c.stage_width, element)
+    stage_buffer = np.empty(c.stage_size, element)
     while first_panel < last_panel:
         band = first_panel // c.band_panels
         next_panel = min(last_panel, (band + 1) * c.band_panels)
@@ -111,13 +116,14 @@ def compute_band(
                 rows = min(rows, c.inside_first - l)
             fill_window(window, call, x_n, origin, rows, band * c.band_channels)
             source, is_merged = window, c.window_is_merged
-            row, tap = c.window_stride * c.band_channels, c.window_dilation * c.band_channels
+            row, tap = c.window_stride * c.window_row, c.window_dilation * c.window_row
+            channel = c.window_channel
         else:
             rows = min(rows, c.run, c.inside_last - l)
             source, is_merged = offset(x_n, origin * c.x_row), c.x_is_merged
-            row, tap = c.stride * c.x_row, c.dilation * c.x_row
+            row, tap, channel = c.stride * c.x_row, c.dilation * c.x_row, c.x_channel
         compute_run(
-            element, call, source, row, tap, is_window, is_merged,
+            element, call, source, row, tap, channel, is_window, is_merged,
             offset(y, n * c.y_batch + l * c.y_row), rows, first_panel, last_panel, stage,
         )  # fmt: skip
         first += rows

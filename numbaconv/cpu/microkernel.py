@@ -43,7 +43,7 @@ class Tile:
         Whether the last vector is partial.
     fma : bool
         Whether the processor fuses multiply-adds.
-    variant : tuple of int
+    variant : tuple of int and str
         What else a family compiles in; its emitter says what it means.
     streams : bool
         Whether y is written past the caches; it then lies on multiples of the vector's size.
@@ -56,7 +56,7 @@ class Tile:
     vectors: int
     masked: bool
     fma: bool
-    variant: tuple[int, ...] = ()
+    variant: tuple[Any, ...] = ()
     streams: bool = False
 
     @property
@@ -67,19 +67,20 @@ class Tile:
     @property
     def name(self) -> str:
         """As in BLIS: `dense_f32_6x64v16`, with what else distinguishes it."""
-        suffixes = [f"_{int(value)}" for value in self.variant]
+        suffixes = [f"_{value}" for value in self.variant]
         suffixes += ["_masked"] * self.masked + ["_nofma"] * (not self.fma)
         suffixes += ["_streams"] * self.streams
         shape = f"{self.rows}x{self.width}v{self.lanes}"
         return f"{self.family}_f{self.bits}_{shape}{''.join(suffixes)}"
 
 
-# Arguments of a panel kernel: pointers, then 64-bit integers. `depth` is the channels summed
-# (dense) or nothing; `slices` is how many slices of NR columns the panel has, `x_slice` from
-# one to the next in x (families that go along the channels themselves).
+# Arguments of a panel kernel: pointers, then 64-bit integers. `x_channel` and `y_channel` are 1
+# except in families along the positions. `depth` is the channels summed (dense) or nothing;
+# `slices` is how many slices of NR columns the panel has, `x_slice` from one to the next in x
+# (families that go along the channels themselves).
 POINTERS = ("x", "w", "bias", "y")
 INTEGERS = (
-    "x_row", "x_tap", "x_slice", "y_row",
+    "x_row", "x_tap", "x_channel", "x_slice", "y_row", "y_channel",
     "rows", "taps", "depth", "slices", "last_lanes", "accumulate",
 )  # fmt: skip
 
@@ -100,8 +101,10 @@ class Emitter(ABC):
     y: Any
     x_row: Any
     x_tap: Any
+    x_channel: Any
     x_slice: Any
     y_row: Any
+    y_channel: Any
     rows: Any
     taps: Any
     depth: Any

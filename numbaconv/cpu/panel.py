@@ -30,12 +30,12 @@ register_model(TileType)(models.OpaqueModel)
 # Numba compiles no *arguments for C functions, so the list stands three times.
 @intrinsic
 def panel_kernel(
-    typingctx, tile, x, w, bias, y, x_row, x_tap, x_slice, y_row,
+    typingctx, tile, x, w, bias, y, x_row, x_tap, x_channel, x_slice, y_row, y_channel,
     rows, taps, depth, slices, last_lanes, accumulate,
 ):  # fmt: skip
     """The panel kernel of `tile`, inlined; contract in `microkernel`."""
     arguments = (
-        x, w, bias, y, x_row, x_tap, x_slice, y_row,
+        x, w, bias, y, x_row, x_tap, x_channel, x_slice, y_row, y_channel,
         rows, taps, depth, slices, last_lanes, accumulate,
     )  # fmt: skip
 
@@ -47,11 +47,11 @@ def panel_kernel(
 
 
 def panel_entry(
-    tile, x, w, bias, y, x_row, x_tap, x_slice, y_row,
+    tile, x, w, bias, y, x_row, x_tap, x_channel, x_slice, y_row, y_channel,
     rows, taps, depth, slices, last_lanes, accumulate,
 ):  # fmt: skip
     panel_kernel(
-        tile, x, w, bias, y, x_row, x_tap, x_slice, y_row,
+        tile, x, w, bias, y, x_row, x_tap, x_channel, x_slice, y_row, y_channel,
         rows, taps, depth, slices, last_lanes, accumulate,
     )  # fmt: skip
 

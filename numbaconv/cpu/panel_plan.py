@@ -144,7 +144,7 @@ def panel_table(blocking: Blocking, streams: bool) -> Array:
     rows = [
         (
             panel_address(tile), panel.x_offset, panel.first, panel.channels,
-            panel.tile.width, panel.slices, panel.x_slice, panel.last_lanes,
+            panel.width, panel.slices, panel.x_slice, panel.last_lanes,
             panel.column * reduction, panel.column,
         )
         for panel, tile in zip(blocking.panels, tiles, strict=True)
@@ -169,7 +169,10 @@ def window_for(blocking: Blocking, inside: Inside) -> tuple[int, WindowShape]:
     if inside.last:
         positions = min(positions, max(inside.first, problem.length_out - inside.last, 1))
     while True:
-        shape = window_shape(positions, geometry.kernel_size, geometry.stride, geometry.dilation)
+        shape = window_shape(
+            positions, geometry.kernel_size, geometry.stride, geometry.dilation,
+            keeps_stride=blocking.family.needs_unit_rows,
+        )  # fmt: skip
         if positions == 1 or shape.rows(positions) * row_bytes <= blocking.target.l2 // 4:
             return positions, shape
         positions //= 2
@@ -202,11 +205,12 @@ def call_table(
     x_low, x_high = extent(x_shape, x_strides, itemsize)
     y_low, y_high = extent(problem.out_shape, y_strides, itemsize)
     unit_rows = blocking.family.needs_unit_rows
-    x_in_place = x_channel == 1 and (x_row == 1 or not unit_rows)
-    y_in_place = y_channel == 1 and (y_row == 1 or not unit_rows)
+    x_in_place = (x_row if unit_rows else x_channel) == 1
+    y_in_place = (y_row if unit_rows else y_channel) == 1
     inside = blocking.inside if x_in_place else Inside(0, 0)
     positions, shape = window_for(blocking, inside)
-    stage_width = 1 if unit_rows else max(panel.columns for panel in blocking.panels)
+    stage_rows = max(blocking.run, positions)
+    stage_width = max(panel.columns for panel in blocking.panels)
     band = blocking.band or Band(geometry.in_channels, len(blocking.panels))
     merges = blocking.family.sums_channels and geometry.num_groups == 1
     window_merges = blocking.family.sums_channels and band.channels == geometry.group_in_channels
@@ -228,8 +232,11 @@ def call_table(
         window_strips=shape.strips, window_pitch=shape.pitch, window_step=shape.step,
         window_first_rows=shape.first_rows, window_more_rows=shape.more_rows,
         window_size=shape.rows(positions) * band.channels,
+        window_row=1 if unit_rows else band.channels,
+        window_channel=shape.rows(positions) if unit_rows else 1,
         band_channels=band.channels, band_panels=band.panels,
-        stage_width=0 if y_in_place else stage_width,
+        stage_size=0 if y_in_place else stage_rows * stage_width,
+        stage_row=1 if unit_rows else stage_width, stage_channel=stage_rows if unit_rows else 1,
         x_is_merged=merges and geometry.dilation == 1 and x_row == geometry.in_channels,
         window_is_merged=window_merges and shape.dilation == 1,
         row_tile=blocking.tile.rows, weights=0, bias=0,

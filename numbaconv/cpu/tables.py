@@ -22,7 +22,8 @@ CALL = int64_fields(
     "window_stride", "window_dilation", "window_strips", "window_pitch", "window_step",
     "window_first_rows", "window_more_rows", "window_size",
     "band_channels", "band_panels",  # what one window holds of x, and who reads it
-    "stage_width",  # columns of the buffer that stands in for a y that is not channel-last
+    "window_row", "window_channel",
+    "stage_size", "stage_row", "stage_channel",  # the buffer for a y that kernels cannot write
     "x_is_merged", "window_is_merged",  # whether taps follow each other without a gap
     "row_tile",
 )  # fmt: skip

@@ -51,15 +51,20 @@ class WindowShape:
         return ((self.strips or positions) - 1) * self.pitch + last
 
 
-def window_shape(positions: int, kernel_size: int, stride: int, dilation: int) -> WindowShape:
-    """Lay out the receptive field of at most `positions` outputs without its gaps."""
+def window_shape(
+    positions: int, kernel_size: int, stride: int, dilation: int, keeps_stride: bool = False
+) -> WindowShape:
+    """Lay out the receptive field of at most `positions` outputs without its gaps.
+
+    Gaps between outputs stay if `keeps_stride`, for kernels that compile the stride in.
+    """
     reach = (positions - 1) * stride + 1
     span = (kernel_size - 1) * dilation + 1
     # Kernels in which taps slide need equal steps between outputs and taps, so gaps of the
     # stride's own width stay.
     if dilation > max(reach, stride):
         return WindowShape(stride, reach, kernel_size, reach, dilation, 1, stride)
-    if stride > span:
+    if stride > span and not keeps_stride:
         return WindowShape(span, dilation, 0, span, stride, span, 0)
     return WindowShape(stride, dilation, 1, 0, 0, span, stride)
 
@@ -79,12 +84,14 @@ def padded_source(index, length, mode):
 
 
 @_jit.jit
-def fill_strip(target, target_row, x, x_row, x_channel, channels, length, first, rows, mode):
-    """Write rows `first` … `first+rows-1` of the padded signal, channels side by side."""
+def fill_strip(
+    target, target_row, target_channel, x, x_row, x_channel, channels, length, first, rows, mode
+):  # fmt: skip
+    """Write rows `first` … `first+rows-1` of the padded signal."""
     inside_first = min(max(first, 0), first + rows)
     inside_last = max(min(first + rows, length), inside_first)
     copy_block(
-        offset(target, (inside_first - first) * target_row), target_row, 1,
+        offset(target, (inside_first - first) * target_row), target_row, target_channel,
         offset(x, inside_first * x_row), x_row, x_channel,
         inside_last - inside_first, channels,
     )  # fmt: skip
@@ -95,7 +102,7 @@ def fill_strip(target, target_row, x, x_row, x_channel, channels, length, first,
         row = (index - first) * target_row
         for c in range(channels):
             value = load(x, source * x_row + c * x_channel) if source >= 0 else 0.0
-            store(target, row + c, value)
+            store(target, row + c * target_channel, value)
 
 
 @_jit.jit
@@ -109,7 +116,7 @@ def fill_window(window, call, x, origin, outputs, first_channel):
     rows = c.window_first_rows + (outputs - 1) * c.window_more_rows
     for strip in range(strips):
         fill_strip(
-            offset(window, strip * c.window_pitch * c.band_channels), c.band_channels,
+            offset(window, strip * c.window_pitch * c.window_row), c.window_row, c.window_channel,
             offset(x, first_channel * c.x_channel), c.x_row, c.x_channel, c.band_channels,
             c.length, origin + strip * c.window_step, rows, c.mode,
         )  # fmt: skip

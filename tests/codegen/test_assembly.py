@@ -47,9 +47,8 @@ SMALL_GROUPS = ((1, 1), (1, 2), (2, 1), (2, 2), (3, 3), (2, 4), (4, 4), (8, 8))
 def shapes(lanes: int) -> Iterator[tuple[int, int, int, int]]:
     """(C_in, C_out, groups, dilation) that between them need every kind of tile."""
     for channels in range(1, 71):
-        yield 3, channels, 1, 1
-    for channels in (2 * lanes, 3 * lanes - 1, 4 * lanes):
-        yield 8000, channels, 1, 1
+        for inputs, dilation in ((3, 1), (12, 1), (8000, 1), (1, 2)):  # short, plain, long, one
+            yield inputs, channels, 1, dilation
     for dilation in (1, 2):
         yield 1, 1, 1, dilation
         for inputs in (3 * lanes, 3 * lanes - 1):
@@ -65,12 +64,15 @@ def shipped_tiles(isa: str) -> tuple[Tile, ...]:
     target, tiles = ISAS[isa], {}
     for dtype in (np.dtype(np.float32), np.dtype(np.float64)):
         for inputs, outputs, groups, dilation in shapes(target.lanes(dtype)):
-            geometry = Geometry(3, inputs, outputs, dilation=dilation, num_groups=groups)
-            problem = ConvProblem(geometry, 1, 100, dtype)
-            for family in FAMILIES:
-                if family.declines(problem, target) is None:
-                    for panel in family.panels(problem, target):
-                        tiles[panel.tile] = None
+            for layout, stride in (("NLC", 1), ("NCL", 1), ("NCL", 2)):
+                geometry = Geometry(
+                    3, inputs, outputs, stride=stride, dilation=dilation, num_groups=groups
+                )
+                problem = ConvProblem(geometry, 1, 300, dtype, layout=layout)
+                for family in FAMILIES:
+                    if family.declines(problem, target) is None:
+                        for panel in family.panels(problem, target):
+                            tiles[panel.tile] = None
     return tuple(tiles)
 
 
@@ -78,7 +80,7 @@ def shipped_tiles(isa: str) -> tuple[Tile, ...]:
 def representative_tiles(isa: str) -> set[Tile]:
     """The widest whole tile of each family in float32, on the two common processors."""
     whole = [t for t in shipped_tiles(isa) if t.bits == 32 and not t.masked]
-    widest = {t.family: t for t in sorted(whole, key=lambda t: (t.width, t.variant))}
+    widest = {t.family: t for t in sorted(whole, key=lambda t: (t.width, t.name))}
     return set(widest.values()) if isa in ("avx512", "avx2") else set()
 
 
@@ -95,7 +97,7 @@ def parameters(*families: str) -> list[Any]:
 
 
 DENSE = parameters("dense")
-OTHERS = parameters("sliced", "narrow", "fir")
+OTHERS = parameters("sliced", "narrow", "fir", "planar")
 TILES = DENSE + OTHERS
 
 
@@ -316,6 +318,8 @@ def products_of_a_tap(tile: Tile) -> int:
     """Multiply-adds of whole vectors that one tap of the full tile takes."""
     if tile.family == "fir":
         return tile.rows // tile.lanes
+    if tile.family == "planar":
+        return tile.rows // tile.lanes * tile.variant[0]
     depth = tile.variant[1] if tile.family == "sliced" else 1
     return tile.rows * tile.vectors * depth
 
@@ -427,4 +431,10 @@ def test_a_streaming_tile_stores_past_the_caches_and_waits(isa, family):
 
 @pytest.mark.parametrize("isa", ISAS)
 def test_every_family_ships_tiles(isa):
-    assert {tile.family for tile in shipped_tiles(isa)} == {"dense", "sliced", "narrow", "fir"}
+    assert {tile.family for tile in shipped_tiles(isa)} == {
+        "dense",
+        "sliced",
+        "narrow",
+        "fir",
+        "planar",
+    }

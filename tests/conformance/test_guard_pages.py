@@ -75,6 +75,19 @@ def test_every_number_of_channels_first(channels, dtype, side):
 
 
 @sides
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("length_out", [*range(15, 36), 63, 64, 65, 97, 191, 192, 210, 400])
+def test_channels_first_along_the_positions(length_out, stride, dtype, side):
+    length = (length_out - 1) * stride + 3
+    planar = Case(3, 4, 7, length, stride=stride, permute=True, has_bias=True, dtype=dtype)
+    assert_stays_inside(planar, side)
+    assert_stays_inside(planar.but(padding=2, batch=2), side)
+    assert_stays_inside(planar.but(kernel_size=1, length=length - 2, out_channels=2), side)
+    assert_stays_inside(planar.but(in_channels=6, out_channels=6, num_groups=6), side)
+
+
+@sides
 @pytest.mark.parametrize("length_out", range(1, 41))
 def test_every_number_of_positions(length_out, side):
     for channels in (1, 8, 20, 40, 64):

@@ -20,6 +20,7 @@ CASES = {
     "grouped": Case(3, 64, 64, 50, num_groups=2, padding=1),
     "one position": Case(3, 4, 32, 3),
     "channel-first": Case(3, 5, 64, 64, permute=True),
+    "prefetched": Case(3, 700, 64, 40, padding=1),
 }
 
 

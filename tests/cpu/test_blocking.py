@@ -169,6 +169,9 @@ def registers_of(tile):
     Weights of further taps may come from memory; tests/codegen sees whether anything spills.
     """
     sums, weights = tile.rows * tile.vectors, tile.vectors
+    if tile.family == "planar":
+        vectors = tile.rows // tile.lanes
+        return tile.variant[0] * vectors + vectors + 1 + (not tile.fma)
     if tile.family == "fir":
         sums, weights = tile.rows // tile.lanes, max(fir.TAP_BLOCKS) if tile.variant[0] else 1
     return sums + weights + 1 + (not tile.fma)

@@ -61,7 +61,25 @@ def unpack_taps(packed, panels, shape):
     return packed.reshape(shape), packed[:0]
 
 
+def unpack_planar(packed, panels, shape):
+    """Read back (slice, tap, input channel, output); the last slice repeats some outputs."""
+    taps, depth, _ = shape
+    filter_, repeats = np.full(shape, np.nan, packed.dtype), []
+    for panel in panels:
+        for s in range(panel.slices):
+            column = panel.column + s * panel.width
+            block = packed[column * taps * depth : (column + panel.width) * taps * depth]
+            block = block.reshape(taps, depth, panel.width)
+            first = panel.first + min(s * panel.width, panel.channels - panel.width)
+            known = panel.first + s * panel.width - first
+            target = filter_[:, :, first : first + panel.width]
+            repeats.append((block - target)[:, :, :known].ravel())
+            target[...] = block
+    return filter_, np.concatenate(repeats)
+
+
 UNPACK = {
+    "planar": unpack_planar,
     "dense": unpack_columns,
     "sliced": unpack_sliced,
     "narrow": unpack_narrow,
@@ -71,10 +89,18 @@ UNPACK = {
 
 def column_of(panel, j):
     """Where channel j of a panel stands in packed columns."""
+    if panel.tile.family == "planar":
+        s = j // panel.width
+        first = min(s * panel.width, panel.channels - panel.width)
+        return panel.column + s * panel.width + j - first
     if panel.tile.family != "sliced":
         return panel.column + j
     slice_out = panel.tile.variant[2] * panel.tile.variant[3]
     return panel.column + j // slice_out * panel.tile.width + j % slice_out
+
+
+def layout_for(name):
+    return "NCL" if name == "planar" else "NLC"
 
 
 def packed_by(name, geometry, dtype, isa, has_bias):
@@ -82,7 +108,7 @@ def packed_by(name, geometry, dtype, isa, has_bias):
     filter_ = rng.standard_normal(geometry.filter_shape).astype(dtype)
     bias = rng.standard_normal(geometry.out_channels).astype(dtype) if has_bias else None
     weights = Weights(geometry, filter_, bias)
-    problem = ConvProblem(geometry, 1, 1000, dtype, has_bias=has_bias)
+    problem = ConvProblem(geometry, 1, 1000, dtype, has_bias=has_bias, layout=layout_for(name))
     family, target = BY_NAME[name], ISAS[isa]
     assert family.declines(problem, target) is None
     panels = family.panels(problem, target)
@@ -112,7 +138,7 @@ def cases(draw):
         groups = draw(st.integers(1, 5))
         inputs, outputs = groups * inputs, groups * outputs
     geometry = Geometry(k, inputs, outputs, num_groups=groups)
-    problem = ConvProblem(geometry, 1, 1000, dtype)
+    problem = ConvProblem(geometry, 1, 1000, dtype, layout=layout_for(name))
     assume(BY_NAME[name].declines(problem, ISAS[isa]) is None)
     return name, geometry, dtype, isa, draw(st.booleans())
 
@@ -131,12 +157,22 @@ def test_unpacking_gives_the_filter_and_zeros_in_the_padding(case):
 @given(cases())
 def test_bias_stands_at_the_columns_of_its_panel_and_zeros_elsewhere(case):
     weights, panels, packed = packed_by(*case)
+    assume(panels[0].tile.family != "planar")  # repeats some channels: see below
     expected = np.zeros(panels[-1].last_column, weights.filter.dtype)
     if weights.bias is not None:
         for panel in panels:
             for j in range(panel.channels):
                 expected[column_of(panel, j)] = weights.bias[panel.first + j]
     np.testing.assert_array_equal(packed.bias, expected)
+
+
+@pytest.mark.parametrize("outputs", [1, 4, 6, 7, 13, 48])
+def test_the_last_slice_of_a_planar_panel_is_shifted_back(outputs):
+    weights, (panel,), packed = packed_by("planar", Geometry(3, 5, outputs), F32, "avx512", True)
+    for s in range(panel.slices):
+        first = min(s * panel.width, outputs - panel.width)
+        found = packed.bias[s * panel.width :][: panel.width]
+        np.testing.assert_array_equal(found, weights.bias[first : first + panel.width])
 
 
 @given(cases())
@@ -151,7 +187,8 @@ def test_panels_begin_on_a_vector_and_the_whole_on_a_cache_line(case):
             (packed.bias, panel.column),
         ):
             address = address_of(array) + place * dtype.itemsize
-            assert address % ISAS[isa].vector_bytes == 0
+            broadcast = panel.tile.family == "planar"  # element by element
+            assert broadcast or address % ISAS[isa].vector_bytes == 0
 
 
 @pytest.mark.parametrize("dtype", [F32, F64])

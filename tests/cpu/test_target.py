@@ -124,7 +124,9 @@ def test_numbas_own_setting_decides(monkeypatch):
 
 
 def test_targets_are_values():
-    same = Target("avx2", vector_bytes=32, registers=16, fma=True, tile_rows=(9, 6))
+    same = Target(
+        "avx2", vector_bytes=32, registers=16, fma=True, tile_rows=(9, 6), prefetch_bits=(32,)
+    )
     assert same == ISAS["avx2"]
     assert hash(same) == hash(ISAS["avx2"])
     with pytest.raises(dataclasses.FrozenInstanceError):

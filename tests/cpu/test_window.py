@@ -141,7 +141,7 @@ def fill(window, guard, call, x, first, origin, outputs, channel):
     fill_window(target, call, source, origin, outputs, channel)
 
 
-def call_record(shape, x, length, mode, band_channels):
+def call_record(shape, x, length, mode, band_channels, strides):
     """The fields of a call that `fill_window` reads."""
     call = np.zeros(1, CALL)
     steps = [stride // x.itemsize for stride in x.strides]
@@ -150,7 +150,7 @@ def call_record(shape, x, length, mode, band_channels):
         x_row=steps[0], x_channel=steps[1],
         window_strips=shape.strips, window_pitch=shape.pitch, window_step=shape.step,
         window_first_rows=shape.first_rows, window_more_rows=shape.more_rows,
-        band_channels=band_channels,
+        band_channels=band_channels, window_row=strides[0], window_channel=strides[1],
     )  # fmt: skip
     for name, value in values.items():
         call[name] = value
@@ -160,20 +160,24 @@ def call_record(shape, x, length, mode, band_channels):
 GUARD = 40  # elements around the window that must stay as they are
 
 
-def filled_window(x, start, length, shape, positions, outputs, origin, mode, channel, band):
+def filled_window(
+    x, start, length, shape, positions, outputs, origin, mode, channel, band, planar=False
+):
     """Fill a window from rows `start` … of x, and check that nothing around it was touched.
 
-    It holds `band` channels from `channel` on.
+    It holds `band` channels from `channel` on, side by side or each in a plane.
     """
-    call = call_record(shape, x, length, mode, band)
-    room = np.full(shape.rows(positions) * band + 2 * GUARD, np.nan, x.dtype)
+    rows = shape.rows(positions)
+    call = call_record(shape, x, length, mode, band, (1, rows) if planar else (band, 1))
+    room = np.full(rows * band + 2 * GUARD, np.nan, x.dtype)
     flat = x.base if x.base is not None and x.base.ndim == 1 else x.ravel("K")
     first = (address_of(x) - address_of(flat)) // x.itemsize
     first += start * x.strides[0] // x.itemsize
     fill(room, GUARD, address_of(call), flat, first, origin, outputs, channel)
     assert np.isnan(room[:GUARD]).all()
     assert np.isnan(room[-GUARD:]).all()
-    return room[GUARD:-GUARD].reshape(-1, band)
+    inner = room[GUARD:-GUARD]
+    return inner.reshape(band, rows).T if planar else inner.reshape(rows, band)
 
 
 def layouts(values):
@@ -207,7 +211,7 @@ def test_windows_hold_the_padded_signal(data_):
     left, right = max(0, -origin), max(0, origin + last + 1 - length)
     assume(fits(mode, length, left, right))
     channel = draw(st.integers(0, channels - 1))
-    band = draw(st.integers(1, channels - channel))
+    band, planar = draw(st.integers(1, channels - channel)), draw(st.booleans())
     dtype = draw(st.sampled_from([np.float32, np.float64]))
 
     values = np.random.default_rng(0).standard_normal((length, channels)).astype(dtype)
@@ -215,7 +219,9 @@ def test_windows_hold_the_padded_signal(data_):
     rows = np.vstack([values, np.zeros((1, channels), dtype)])[source]
     shape = window_shape(positions, kernel_size, stride, dilation)
     for name, x in layouts(values):
-        window = filled_window(x, 0, length, shape, positions, outputs, origin, mode, channel, band)
+        window = filled_window(
+            x, 0, length, shape, positions, outputs, origin, mode, channel, band, planar
+        )
         for l in range(outputs):
             for t in range(kernel_size):
                 held = window[l * shape.stride + t * shape.dilation]

@@ -1,0 +1,255 @@
+"""Vectors along the positions of one channel, in x and in y: for channel-first arrays.
+
+The microkernel with its roles exchanged: weights are broadcast, and the rows of the tile are
+output channels. Nothing is transposed, where channel-last tiles go through a window and back;
+and no lane is idle however few the channels.
+The chain of each output is that of the dense tile, so are its bits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from ..problem import ConvProblem, Geometry
+from ..weights import Weights
+from .blocking import Panel
+from .family import Family
+from .microkernel import Emitter, Tile
+from .packing import PackedWeights
+from .target import Target
+from .vector import i64
+
+# By instruction set: vectors of positions for 1, 2, … output channels of a tile. The most whose
+# loops keep everything in registers, read off the assembly (tests/codegen).
+VECTORS = {
+    "avx512": (12, 10, 6, 6, 5, 4),
+    "avx2": (6, 4, 3, 2, 2, 2),
+    "avx": (6, 4, 3, 2, 2, 2),
+    "sse": (6, 3, 2, 2),
+    "neon": (12, 8, 6, 5, 4, 3),
+}
+
+# Steps of the inner loop per turn, as in the dense tile.
+UNROLL = 2
+
+# On channel-first arrays: products an output up to which nothing transposed is faster than
+# dense tiles on transposed blocks, whose loads are aligned (1.2 against 1.4 times the
+# channel-last call on 32 → 64 K3, 1.25 against 1.15 on 64 → 128 K3, but 1.4 against 1.6 on
+# 64 → 128 K1); and output channels up to which it is for any number of products, since no
+# lane is idle (0.7 against 1.2 on 15 → 15 K51, 1.1 against 1.3 on 48 → 48 K3).
+LONGEST, LONGEST_POINTWISE, NARROW = 96, 256, 48
+
+# On channel-last arrays: products from which a few channels are worth transposing (4 → 4 K31
+# takes 0.56 of the time of dense tiles, 1 → 4 K101 0.45, 1 → 8 K64 0.94).
+SHORTEST = 32
+
+
+class PlanarEmitter(Emitter):
+    """y[l + co*y_channel] = Σ_t Σ_ci x[l*stride + t*x_tap + ci*x_channel] · w[s, t, ci, co]
+
+    The tile's variant is (output channels of a slice, stride). The last slice is shifted
+    back over the one before it if it has fewer, which writes the same values twice.
+    """
+
+    family = "planar"
+
+    def emit(self) -> None:
+        """Tiles of MR positions, then single vectors, then a partial one."""
+        v, b = self.v, self.v.ir
+        self.outputs, self.stride = self.tile.variant
+        first = i64(0)
+        for vectors in dict.fromkeys((self.tile.rows // v.lanes, 1)):
+            positions = vectors * v.lanes
+            whole = b.sdiv(b.sub(self.rows, first), i64(positions))
+            stop = b.add(first, b.mul(whole, i64(positions)))
+            v.loop(first, stop, positions, [], self.tile_at(vectors))
+            first = stop
+        rest = b.sub(self.rows, first)
+        with b.if_then(b.icmp_signed(">", rest, i64(0))):
+            self.emit_tile(1, first, rest)
+
+    def tile_at(self, vectors: int) -> Callable[[Any, list[Any]], list[Any]]:
+        def body(position: Any, carried: list[Any]) -> list[Any]:
+            self.emit_tile(vectors, position, None)
+            return []
+
+        return body
+
+    def emit_tile(self, vectors: int, position: Any, rest: Any) -> None:
+        """All channels of `vectors` vectors of positions, or of the last `rest` positions."""
+        v, b = self.v, self.v.ir
+        x = v.at(self.x, b.mul(position, i64(self.stride)))
+        y = v.at(self.y, position)
+        steps = b.mul(self.taps, self.depth)
+        last = b.sub(self.slices, i64(1))
+
+        def body(s: Any, carried: list[Any]) -> list[Any]:
+            column = b.mul(s, i64(self.outputs))
+            shift = b.select(
+                b.icmp_signed("==", s, last), b.sub(i64(self.outputs), self.last_lanes), i64(0)
+            )
+            y_slice = v.at(y, b.mul(b.sub(column, shift), self.y_channel))
+            w = v.at(self.w, b.mul(column, steps))
+            self.emit_slice(s, vectors, x, w, v.at(self.bias, column), y_slice, rest)
+            return []
+
+        v.loop(i64(0), self.slices, 1, [], body)
+
+    def emit_slice(
+        self, s: Any, vectors: int, x: Any, w: Any, bias: Any, y: Any, rest: Any
+    ) -> None:
+        """One slice of channels: its sums start from the bias and end in y."""
+        v, b = self.v, self.v.ir
+        masks = self.masks(rest)
+        ahead = None
+        if vectors > 1:
+            self.prefetch_outputs(y)
+            ahead = self.ahead(s, vectors)
+        sums = [
+            v.broadcast(b.load(v.at(bias, c))) for c in range(self.outputs) for _ in range(vectors)
+        ]
+        unroll = UNROLL if vectors > 1 else 1
+        unrolled = b.and_(self.depth, i64(-unroll))
+
+        def tap(t: Any, carried: list[Any]) -> list[Any]:
+            base = v.at(x, b.mul(t, self.x_tap))
+
+            def channels(i: Any, carried: list[Any], count: int) -> list[Any]:
+                w, *sums = carried
+                for u in range(count):
+                    place = v.at(base, b.mul(b.add(i, i64(u)), self.x_channel))
+                    if ahead is not None:
+                        v.prefetch(v.at(place, ahead))
+                    values = [self.load_x(place, k, masks) for k in range(vectors)]
+                    sums = self.multiply(values, v.at(w, u * self.outputs), sums)
+                return [v.at(w, count * self.outputs), *sums]
+
+            carried = v.loop(i64(0), unrolled, unroll, carried, lambda i, c: channels(i, c, unroll))
+            if unroll == 1:
+                return carried
+            return v.loop(unrolled, self.depth, 1, carried, lambda i, c: channels(i, c, 1))
+
+        _, *sums = v.loop(i64(0), self.taps, 1, [w, *sums], tap)
+        for c, row in enumerate(self.row_pointers(y, self.y_channel, self.outputs)):
+            for k in range(vectors):
+                mask = None if rest is None else v.first_lanes(rest)
+                self.store(sums[c * vectors + k], v.at(row, k * v.lanes), mask)
+
+    def prefetch_outputs(self, y: Any) -> None:
+        """Ask for the lines of y behind this tile: its planes are too many for the hardware."""
+        v, rows = self.v, self.tile.rows
+        for row in self.row_pointers(v.at(y, rows), self.y_channel, self.outputs):
+            for k in range(rows // v.lanes):
+                v.prefetch(v.at(row, k * v.lanes), writes=True)
+
+    def ahead(self, s: Any, vectors: int) -> Any:
+        """How far ahead of its own x this slice prefetches: it asks for one vector in so many."""
+        b, step = self.v.ir, self.v.lanes * self.stride
+        return b.add(i64(self.tile.rows * self.stride), b.mul(b.srem(s, i64(vectors)), i64(step)))
+
+    def masks(self, rest: Any) -> list[Any]:
+        """The masks of the loads that make one vector of `rest` positions of x."""
+        v, b = self.v, self.v.ir
+        if rest is None:
+            return [None] * self.stride
+        if self.stride == 1:
+            return [v.first_lanes(rest)]
+        count = b.sub(b.shl(rest, i64(1)), i64(1))
+        return [v.first_lanes(count), v.first_lanes(b.sub(count, i64(v.lanes - 1)))]
+
+    def load_x(self, place: Any, k: int, masks: list[Any]) -> Any:
+        """Vector `k` of the positions from `place` on; none behind the last is read."""
+        v = self.v
+        place = v.at(place, k * v.lanes * self.stride)
+        low = self.load(place, masks[0])
+        if self.stride == 1:
+            return low
+        high = self.load(v.at(place, v.lanes - 1), masks[1])
+        half = v.lanes // 2
+        return v.shuffle(
+            low, high, [2 * l for l in range(half)] + [v.lanes + 2 * l + 1 for l in range(half)]
+        )
+
+    def multiply(self, values: list[Any], w: Any, sums: list[Any]) -> list[Any]:
+        """One step of every chain: a broadcast weight of each channel against the positions."""
+        v, updated = self.v, []
+        for c in range(self.outputs):
+            factor = v.broadcast(v.ir.load(v.at(w, c)))
+            for k, value in enumerate(values):
+                updated.append(v.fma(value, factor, sums[c * len(values) + k]))
+        return updated
+
+
+class Planar(Family):
+    """Channel-first arrays, and few channels, if the filter stays near."""
+
+    name = "planar"
+    emitter = PlanarEmitter
+    needs_unit_rows = True
+
+    def declines(self, problem: ConvProblem, target: Target) -> str | None:
+        g, lanes = problem.geometry, target.lanes(problem.dtype)
+        if target.isa not in VECTORS:
+            return f"no tiles for the instruction set {target.isa!r}"
+        if g.stride > 2:
+            return f"stride={g.stride}: a vector of positions takes more than two loads"
+        if problem.length_out < lanes:
+            return f"{problem.length_out} positions do not fill {lanes} lanes"
+        filter_bytes = g.reduction * g.out_channels * problem.dtype.itemsize
+        if filter_bytes > target.l2 // 2:
+            return f"a filter of {filter_bytes} bytes is read again for each few positions"
+        if problem.layout == "NLC":
+            return self.declines_channel_last(g, lanes)
+        longest = LONGEST_POINTWISE if g.kernel_size == g.stride == 1 else LONGEST
+        narrow = NARROW if g.stride == 1 else NARROW // 2
+        if g.group_out_channels > narrow and g.reduction > longest:
+            return f"{g.reduction} products an output pay for the transposition of dense tiles"
+        return None
+
+    def declines_channel_last(self, g: Geometry, lanes: int) -> str | None:
+        """Where x and y are transposed on the way, as many products have to pay for it."""
+        if g.num_groups > 1 or max(g.in_channels, 2 * g.out_channels) > lanes:
+            return f"{g.in_channels} → {g.out_channels} channels, last in memory, fill vectors"
+        if g.reduction < SHORTEST:
+            return f"{g.reduction} products an output do not pay for a transposition"
+        return None
+
+    def panels(self, problem: ConvProblem, target: Target) -> list[Panel]:
+        g, lanes = problem.geometry, target.lanes(problem.dtype)
+        vectors = VECTORS[target.isa]
+        slices = -(-g.group_out_channels // len(vectors))
+        outputs = -(-g.group_out_channels // slices)
+        tile = Tile(
+            self.emitter.family, problem.dtype.itemsize * 8, lanes,
+            vectors[outputs - 1] * lanes, vectors=1, masked=False, fma=target.fma,
+            variant=(outputs, g.stride),
+        )  # fmt: skip
+        return [
+            Panel(
+                tile, group * g.group_out_channels, g.group_out_channels,
+                x_offset=group * g.group_in_channels, column=group * slices * outputs,
+                last_lanes=g.group_out_channels - (slices - 1) * outputs, slices=slices,
+                slice_columns=outputs,
+            )
+            for group in range(g.num_groups)
+        ]  # fmt: skip
+
+    def pack(self, weights: Weights, panels: Sequence[Panel]) -> PackedWeights:
+        """Order the filter as (slice, tap, ci, channel), the last slice shifted back."""
+        taps, depth, _ = weights.filter.shape
+        packed = PackedWeights.empty(taps * depth * panels[-1].last_column, panels, weights)
+        packed.bias[:] = 0
+        for panel in panels:
+            for s in range(panel.slices):
+                column = panel.column + s * panel.width
+                first = panel.first + min(s * panel.width, panel.channels - panel.width)
+                channels = slice(first, first + panel.width)
+                block = packed.filter[column * taps * depth :][: taps * depth * panel.width]
+                block.reshape(taps, depth, -1)[...] = weights.filter[:, :, channels]
+                if weights.bias is not None:
+                    packed.bias[column : column + panel.width] = weights.bias[channels]
+        return packed
+
+
+PLANAR = Planar()
