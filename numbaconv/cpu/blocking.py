@@ -15,9 +15,9 @@ from .target import Target
 # nothing was gained, and threads would share less evenly.
 MAX_RUN = 480
 
-# Below this much work one thread is faster: entering and leaving a parallel region costs
-# 2-5 µs on two cores (GNU OpenMP), in which one core does 0.5-1 MFLOP.
-PARALLEL_FLOPS = 2_000_000
+# Below this much work one thread is faster. Measured on two cores (GNU OpenMP), 64 → 64 K3:
+# 18 µs on one and 22 on two at 3.1 MFLOP, 26 and 25 at 4.7, 50 and 39 at 9.4.
+PARALLEL_FLOPS = 5_000_000
 
 
 @dataclass(frozen=True)
