@@ -5,6 +5,7 @@ Pure arithmetic on a problem and a target; no compiler is needed to test it.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from ..problem import ConvProblem, Geometry
@@ -18,6 +19,18 @@ MAX_RUN = 480
 # Below this much work one thread is faster. Measured on two cores (GNU OpenMP), 64 → 64 K3:
 # 18 µs on one and 22 on two at 3.1 MFLOP, 26 and 25 at 4.7, 50 and 39 at 9.4.
 PARALLEL_FLOPS = 5_000_000
+
+# Or below so much memory, where it is memory that takes the time (28 GB/s on one core).
+PARALLEL_BYTES = 1 << 20
+
+
+def deserves_threads(problem: ConvProblem) -> bool:
+    """Whether there is so much to compute, or to read and write, that threads pay."""
+    g = problem.geometry
+    x = problem.batch * problem.length * g.in_channels
+    elements = x + g.reduction * g.out_channels + math.prod(problem.out_shape)
+    size = elements * problem.dtype.itemsize
+    return problem.flops >= PARALLEL_FLOPS or size >= PARALLEL_BYTES
 
 
 @dataclass(frozen=True)

@@ -103,7 +103,7 @@ class Blocking:
 
     def workers(self, threads: int) -> tuple[int, bool]:
         """Return (workers, whether they divide panels rather than positions)."""
-        if threads == 1 or self.problem.flops < blocking.PARALLEL_FLOPS:
+        if threads == 1 or not blocking.deserves_threads(self.problem):
             return 1, False
         tiles = -(-self.problem.batch * self.problem.length_out // self.tile.rows)
         if tiles >= 4 * threads or tiles >= len(self.panels):

@@ -13,7 +13,7 @@ from ..interop import address_of
 from ..plan import Array, Plan
 from ..problem import ConvProblem
 from ..weights import Weights
-from .blocking import PARALLEL_FLOPS, Band, Inside
+from .blocking import Band, Inside, deserves_threads
 from .family import Blocking, Family, blocking_for
 from .macrokernel import convolve_address, launch, launch_parallel
 from .panel import panel_address
@@ -85,7 +85,7 @@ class PanelCall:
         self, plan: PanelPlan, x_strides: tuple[int, ...], y_strides: tuple[int, ...]
     ) -> None:
         self.workers = plan.blocking.workers
-        self.is_small = plan.problem.flops < PARALLEL_FLOPS
+        self.is_small = not deserves_threads(plan.problem)
         self.kernel = convolve_address(plan.problem.dtype)
         self.packed = plan.packed
         self.alignment = plan.blocking.target.vector_bytes

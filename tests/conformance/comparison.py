@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from numbaconv import Conv1D, conv1d
-from numbaconv.cpu import blocking, panel_plan, target
+from numbaconv.cpu import blocking, target
 from tests import oracle
 from tests.strategies import laid_out, small_integers, whole_memory
 
@@ -111,6 +111,5 @@ def l2_of(size):
 def always_parallel():
     """Enter the parallel path however little there is to do."""
     with pytest.MonkeyPatch.context() as patch:
-        for module in (blocking, panel_plan):
-            patch.setattr(module, "PARALLEL_FLOPS", 0)
+        patch.setattr(blocking, "PARALLEL_FLOPS", 0)
         yield

@@ -13,7 +13,9 @@ from hypothesis import strategies as st
 from numbaconv.cpu import fir
 from numbaconv.cpu.blocking import (
     MAX_RUN,
+    PARALLEL_BYTES,
     PARALLEL_FLOPS,
+    deserves_threads,
     inside_of,
     reduction_blocks,
     run_length,
@@ -291,7 +293,7 @@ def test_there_are_never_more_workers_than_threads_or_work(b, threads):
     assert 1 <= workers <= threads
     if divide_panels:
         assert workers <= len(b.panels)
-    if b.problem.flops < PARALLEL_FLOPS:
+    if not deserves_threads(b.problem):
         assert (workers, divide_panels) == (1, False)
 
 
@@ -305,6 +307,19 @@ def test_shares_cover_the_work_once(b, threads):
     assert bounds[-1] == total
     assert bounds == sorted(bounds)
     assert all(bound % multiple == 0 for bound in bounds[:-1])
+
+
+def test_threads_are_for_much_work_or_much_memory():
+    def deserves(*shape, batch=1, length=1, **parameters):
+        return deserves_threads(ConvProblem(Geometry(*shape, **parameters), batch, length, F32))
+
+    assert not deserves(3, 64, 64, length=100)
+    assert deserves(3, 64, 64, length=PARALLEL_FLOPS // (2 * 3 * 64 * 64) + 3)
+    assert not deserves(1, 64, 64)
+    assert deserves(1, 1024, 1024)  # one position, but 4 MiB of weights
+    assert not deserves(1, 64, 64, batch=1, length=10, num_groups=64)
+    assert deserves(1, 64, 64, length=PARALLEL_BYTES // (2 * 64 * 4), num_groups=64)
+    assert not deserves(1, 64, 64, batch=0, length=10)
 
 
 def test_much_work_is_shared():
