@@ -34,6 +34,10 @@ LEAST_FLOPS = 400_000
 # where few positions share a long filter, the multiply-adds do not hide the reading.
 STREAM_RATE, SLOT = 8.0, 0.18
 
+# The share of stalls that is counted beyond those that were measured: there the same layer ran
+# again and again, in a program others come between and leave less in the last cache.
+COLD = 0.25
+
 # Bytes from row to row from which most rows of a tile lie on pages of their own.
 FAR = 2048
 
@@ -184,7 +188,8 @@ def estimate(problem: ConvProblem, target: Target, scheme: Scheme, folding: Fold
     """Nanoseconds of a call with as many threads as there are, the filter's share included."""
     threads = _threads.max_threads()
     blocking = transform_blocking(problem, target, scheme, folding, threads)
-    time = total(prices("transform", problem) or {}, transform_counts(blocking))
+    counts = transform_counts(blocking)
+    time = total(prices("transform", problem) or {}, counts) + COLD * counts["stall"]
     time /= blocking.workers(threads)
     if problem.filter_is_new:
         time += costs()["filter"]["elements"] * blocking.group_weights * folding.groups
@@ -195,7 +200,9 @@ def direct_estimate(problem: ConvProblem, target: Target) -> float | None:
     """Nanoseconds of direct summation; None for a kernel that was not measured."""
     name, counts = direct_counts(problem, target)
     known = prices(name, problem)
-    return None if known is None else total(known, counts) / _threads.max_threads()
+    if known is None:
+        return None
+    return (total(known, counts) + COLD * counts["stall"]) / _threads.max_threads()
 
 
 @functools.lru_cache(maxsize=4096)
@@ -204,8 +211,13 @@ def best(problem: ConvProblem, target: Target, candidates: Sequence[Candidate]) 
     return min(candidates, key=lambda candidate: estimate(problem, target, *candidate))
 
 
-def declines(problem: ConvProblem, target: Target, candidates: Sequence[Candidate]) -> str | None:
-    """Why `auto` sums directly instead, or None."""
+def declines(
+    problem: ConvProblem,
+    target: Target,
+    candidates: Sequence[Candidate],
+    others: Sequence[Candidate],
+) -> str | None:
+    """Why `auto` sums directly, or takes one of `others`, rather than one of `candidates`."""
     if problem.flops < LEAST_FLOPS:
         return "too little to compute for a transform to pay"
     direct = direct_estimate(problem, target)
@@ -213,6 +225,10 @@ def declines(problem: ConvProblem, target: Target, candidates: Sequence[Candidat
         return "direct summation by a kernel of its own is faster"
     scheme, folding = best(problem, target, tuple(candidates))
     fastest = estimate(problem, target, scheme, folding)
+    if others:
+        other = best(problem, target, tuple(others))
+        if estimate(problem, target, *other) < fastest:
+            return f"{other[0].name} is estimated to be faster than {scheme.name}"
     if fastest > WORTHWHILE * direct:
         return (
             f"{scheme.name} is estimated at {fastest / 1e3:.1f} µs, "

@@ -56,7 +56,8 @@ class Method:
         if not candidates:
             return self.unfit(problem.geometry)
         if problem.algorithm == "auto":
-            return cost.declines(problem, target, candidates)
+            others = [c for m in METHODS if m != self for c in m.candidates(problem)]
+            return cost.declines(problem, target, candidates, others)
         return None
 
     def candidates(self, problem: ConvProblem) -> tuple[Candidate, ...]:
