@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
@@ -10,36 +11,57 @@ import numpy as np
 
 from . import _jit, dispatch
 from .layer import Conv1D
-from .problem import DTYPES, as_dtype
+from .problem import DTYPES, ConvProblem, as_dtype
 
 Job = tuple[str, Callable[[], Any]]
 
 
+# Positions beyond the kernel of a short input, which is summed directly, and of a long one,
+# for which `auto` may transform.
+SHORT, LONG = 64, 8192
+
+
 def jobs_of_layer(layer: Conv1D) -> Iterator[Job]:
-    """What `layer` needs: its panel kernels, the macrokernel of its dtype, the launchers."""
-    length = layer.kernel_size * layer.dilation + 64
-    problem = layer._problem(1, length)
-    x_strides = np.empty((1, length, layer.in_channels), layer.dtype).strides
-    y_strides = np.empty(problem.out_shape, layer.dtype).strides
+    """What `layer` needs for short and long inputs: kernels, macrokernels, launchers."""
+    for more in (SHORT, LONG):
+        problem = layer._problem(1, layer.kernel_size * layer.dilation + more)
+        transforms = dispatch.chosen(problem).name in TRANSFORMS
+        if more == SHORT or transforms:
+            yield f"{layer}", functools.partial(prepare, layer, problem)
+            yield (
+                f"launchers of {layer.dtype}",
+                functools.partial(compile_launchers, layer.dtype, transforms),
+            )
 
-    def prepare() -> None:
-        dispatch.make_plan(problem, layer._weights).bind(x_strides, y_strides)
 
-    yield f"{layer}", prepare
-    yield f"launchers of {layer.dtype}", lambda: compile_launchers(layer.dtype)
+# Kernels of `dispatch` with launchers of their own.
+TRANSFORMS = ("winograd", "fft")
 
 
-def compile_launchers(dtype: np.dtype[Any]) -> None:
+def prepare(layer: Conv1D, problem: ConvProblem) -> None:
+    """Plan a call on plain arrays, which compiles and packs all it needs."""
+    x_shape = (problem.batch, problem.length, layer.in_channels)
+    strides = [np.empty(shape, layer.dtype).strides for shape in (x_shape, problem.out_shape)]
+    dispatch.make_plan(problem, layer._weights).bind(*strides)
+
+
+def compile_launchers(dtype: np.dtype[Any], transforms: bool) -> None:
     """The serial and the parallel launcher, for plain arrays and for addresses."""
     from numba import from_dtype
     from numba.core import types
 
-    from .cpu.macrokernel import launch, launch_parallel
+    from .cpu import macrokernel
+    from .cpu.transform import skeleton
 
+    marks = types.Array(types.uint8, 1, "C")
     for array in (types.Array(from_dtype(dtype), 3, "C"), types.int64):
         arguments = (types.int64, types.int64, array, array)
-        launch.compile(arguments)
-        launch_parallel.compile((*arguments, types.int64, types.boolean))
+        if transforms:
+            skeleton.launch.compile((*arguments, marks))
+            skeleton.launch_parallel.compile((*arguments, types.int64, marks))
+        else:
+            macrokernel.launch.compile(arguments)
+            macrokernel.launch_parallel.compile((*arguments, types.int64, types.boolean))
 
 
 def jobs_of_dtype(dtype: np.dtype[Any]) -> Iterator[Job]:
@@ -47,8 +69,12 @@ def jobs_of_dtype(dtype: np.dtype[Any]) -> Iterator[Job]:
     target = dispatch.cpu_target()
     lanes = target.lanes(dtype)
     shapes = [(1, 1, 1)]
+    long = target.l1 // (3 * target.vector_bytes) + 1  # weights outgrow the first cache
     shapes += [
-        (4, v * lanes - part, 1) for v, _ in enumerate(target.tile_rows, 1) for part in (0, 1)
+        (inputs, v * lanes - part, 1)
+        for v, _ in enumerate(target.tile_rows, 1)
+        for part in (0, 1)
+        for inputs in (4, 16, long)
     ]
     shapes += [(2 * lanes - part, 2 * lanes - part, 2 * lanes - part) for part in (0, 1)]
     shapes += [(c, out, 1) for out in range(1, lanes // 2 + 1) for c in (4 * lanes, 4 * lanes + 1)]
@@ -77,8 +103,9 @@ def warmup(*what: Any, progress: bool | None = None) -> None:
     ----------
     *what : Conv1D or dtype
         Layers whose kernels are needed, or dtypes (float32, float64) for the common
-        kernels of that precision: all but those of unusual small groups, and of depthwise
-        and narrow layers whose stride differs from their dilation. Nothing stands for both.
+        kernels of that precision: all but those of unusual small groups, of depthwise and
+        narrow layers whose stride differs from their dilation, of channel-first arrays, of one
+        dilated channel, and of outputs of 16 MiB and more. Nothing stands for both.
     progress : bool, optional
         Whether to show a progress bar; by default on a terminal. It needs tqdm.
 

@@ -2,14 +2,16 @@
 
 The order of the list is the policy. On the CPU:
 
-1. `fir`           one channel in and out, stride 1
-2. `narrow`        one group, C_out that fills few lanes, C_in that fills many
-3. `planar`        channel-first arrays or few channels, a filter that stays near
-4. `depthwise`     one input channel for each output channel
-5. `dense`         one group
-6. `small groups`  groups of which several fit in a vector, channel multipliers
-7. `grouped`       any number of groups
-8. `reference`     everything, and all there is under NUMBA_DISABLE_JIT
+1. `winograd`      kernels of 3 or 5 taps by Toom-Cook tiles, where asked for or cheaper
+2. `fft`           longer kernels by short Fourier transforms, likewise
+3. `fir`           one channel in and out, stride 1
+4. `narrow`        one group, C_out that fills few lanes, C_in that fills many
+5. `planar`        channel-first arrays or few channels, a filter that stays near
+6. `depthwise`     one input channel for each output channel
+7. `dense`         one group
+8. `small groups`  groups of which several fit in a vector, channel multipliers
+9. `grouped`       any number of groups
+10. `reference`     everything, and all there is under NUMBA_DISABLE_JIT
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from . import _jit, reference
-from .plan import Plan, error_bound
+from .plan import Plan
 from .problem import ConvProblem
 from .weights import Weights
 
@@ -51,8 +53,9 @@ class Choice:
 def cpu_kernels() -> tuple[Kernel, ...]:
     """The kernels of the CPU, in order of preference."""
     from .cpu.families import FAMILIES
+    from .cpu.transform.methods import METHODS
 
-    return (*FAMILIES, reference)
+    return (*METHODS, *FAMILIES, reference)
 
 
 @functools.cache
@@ -126,4 +129,4 @@ def explain_problem(problem: ConvProblem, weights: Weights) -> Explanation:
     """Say which kernel runs `problem`, and why each one before it does not."""
     choice = choose(problem)
     plan = choice.kernel.plan(problem, weights, cpu_target())
-    return Explanation(choice.kernel.name, choice.declined, plan.details(), error_bound(problem))
+    return Explanation(choice.kernel.name, choice.declined, plan.details(), plan.error_bound())

@@ -136,9 +136,12 @@ def conv1d(
         Order axes as PyTorch does.
     out : numpy.ndarray, optional
         Where to write y: its shape and dtype, any strides. Overlap with `x` is allowed.
-    algorithm : {"auto", "direct"}
+    algorithm : {"auto", "direct", "winograd", "fft"}
         "direct" sums products one by one: every element holds the bound that `explain`
-        states, and its bits depend on its receptive field alone.
+        states, and its bits depend on its receptive field alone. "winograd" and "fft" save
+        products by transforms along the positions; their bound is relative to the largest
+        numbers, and what they do not serve is summed directly. "auto" takes the one that is
+        estimated to be the fastest.
     threads : int, optional
         Threads of this call, by default those of `set_num_threads`.
 
@@ -203,5 +206,6 @@ def function_problem(
     problem = ConvProblem(
         geometry, x.shape[0], x.shape[1], dtype, has_bias=bias is not None, algorithm=algorithm,
         layout="NCL" if permute else "NLC",
+        filter_is_new=True,
     )  # fmt: skip
     return problem, Weights(geometry, taps, bias), x

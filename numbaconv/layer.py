@@ -95,9 +95,12 @@ class Conv1D:
         Weights are named `{name}.weight` and `{name}.bias` in the state dict.
     padding_mode : {"zeros", "reflect", "replicate", "circular"}, keyword-only
         What stands in the padding. "reflect" needs padding < L, "circular" <= L.
-    algorithm : {"auto", "direct"}, keyword-only
+    algorithm : {"auto", "direct", "winograd", "fft"}, keyword-only
         "direct" sums products one by one: every element holds the bound that `explain`
-        states, and its bits depend on its receptive field alone.
+        states, and its bits depend on its receptive field alone. "winograd" and "fft" save
+        products by transforms along the positions; their bound is relative to the largest
+        numbers, and what they do not serve is summed directly. "auto" takes the one that is
+        estimated to be the fastest.
     rng : numpy.random.Generator, int or None, keyword-only
         Source of the initial weights, uniform in ±1/sqrt(K*C_in/G).
     threads : int, optional, keyword-only
@@ -180,7 +183,7 @@ class Conv1D:
     has_bias = property(lambda self: self._weights.bias is not None, doc="Whether a bias is added.")
     permute = property(lambda self: self._permute, doc="Whether axes are in PyTorch's order.")
     threads = property(lambda self: self._threads, doc="Threads of a call, None by default.")
-    algorithm = property(lambda self: self._algorithm, doc='"auto" or "direct".')
+    algorithm = property(lambda self: self._algorithm, doc='"auto", "direct", "winograd" or "fft".')
 
     # --- weights
     @property

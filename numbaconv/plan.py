@@ -41,6 +41,18 @@ class Plan(ABC):
     def details(self) -> dict[str, str]:
         """Facts for `explain`: tile, blocking, threads."""
 
+    def error_bound(self) -> str:
+        """What holds for the result; here the elementwise bound of direct summation.
+
+        (Higham 2002, section 3.1.)
+        """
+        terms = self.problem.geometry.reduction + 1
+        unit = np.finfo(self.problem.accumulator_dtype).eps / 2
+        return (
+            f"|error| <= gamma({terms})*(|x|*|w| + |b|) + {terms - 1}*tiny, "
+            f"gamma(n) = n*u/(1 - n*u), u = {unit:.3g}"
+        )
+
     def execute(self, x: Array, y: Array, threads: int | None = None) -> None:
         """Compute all of y from x, through a temporary where the two may overlap."""
         if y.size == 0 or self.bind(x.strides, y.strides)(x, y, threads):
@@ -48,13 +60,3 @@ class Plan(ABC):
         result = np.empty(y.shape, y.dtype)
         self.bind(x.strides, result.strides)(x, result, threads)
         y[...] = result
-
-
-def error_bound(problem: ConvProblem) -> str:
-    """The elementwise bound of direct summation in words (Higham 2002, section 3.1)."""
-    terms = problem.geometry.reduction + 1
-    unit = np.finfo(problem.accumulator_dtype).eps / 2
-    return (
-        f"|error| <= gamma({terms})*(|x|*|w| + |b|) + {terms - 1}*tiny, "
-        f"gamma(n) = n*u/(1 - n*u), u = {unit:.3g}"
-    )

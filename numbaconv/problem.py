@@ -13,7 +13,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 
 PaddingMode = Literal["zeros", "reflect", "replicate", "circular"]
-Algorithm = Literal["auto", "direct"]
+Algorithm = Literal["auto", "direct", "winograd", "fft"]
 Layout = Literal["NLC", "NCL"]
 Padding = int | tuple[int, int] | Literal["same", "valid", "causal"]
 
@@ -159,9 +159,11 @@ class ConvProblem:
         Of x, of filter and bias, of the sums, and of y. All equal today.
     has_bias : bool
         The only epilogue so far.
-    algorithm : {"auto", "direct"}
+    algorithm : {"auto", "direct", "winograd", "fft"}
     layout : {"NLC", "NCL"}
         Which axis the caller's arrays have last; no result depends on it.
+    filter_is_new : bool
+        Whether this call has to prepare the filter, too: "auto" then counts that.
 
     Raises
     ------
@@ -177,6 +179,7 @@ class ConvProblem:
     has_bias: bool = False
     algorithm: Algorithm = "auto"
     layout: Layout = "NLC"
+    filter_is_new: bool = False
 
     def __post_init__(self) -> None:
         as_word(self.algorithm, "algorithm", ALGORITHMS)

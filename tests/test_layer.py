@@ -128,8 +128,8 @@ def test_constructor_refuses_other_dtypes(dtype):
 
 
 def test_constructor_refuses_another_algorithm():
-    with pytest.raises(ValueError, match="algorithm must be one of 'auto', 'direct', got 'fft'"):
-        make(algorithm="fft")
+    with pytest.raises(ValueError, match=r"algorithm must be one of 'auto', .*'fft', got 'gemm'"):
+        make(algorithm="gemm")
 
 
 def test_name_is_a_string():
@@ -891,7 +891,7 @@ def test_layouts_of_one_shape_are_bounded_too():
 
 
 def test_plans_share_packed_weights():
-    layer = make(in_channels=64, out_channels=64)
+    layer = make(in_channels=64, out_channels=64, algorithm="direct")
     for length in (9, 10, 11):
         layer(normal(1, length, 64))
     assert len({id(plan.packed) for plan in layer._weights.plans.values()}) == 1
@@ -901,14 +901,16 @@ def test_plans_share_packed_weights():
 
 
 def test_explain_names_kernel_declines_and_facts():
-    layer = make(in_channels=64, out_channels=140, num_groups=2)
+    layer = make(in_channels=64, out_channels=140, num_groups=2, algorithm="direct")
     explanation = explain(layer, normal(2, 500, 64))
     assert explanation.kernel == "grouped"
     declined = [name for name, _ in explanation.declined]
-    assert declined == ["fir", "narrow", "planar", "depthwise", "dense", "small groups"]
+    direct = ["fir", "narrow", "planar", "depthwise", "dense", "small groups"]
+    assert declined == ["winograd", "fft", *direct]
     text = str(explanation)
     for pattern in (
         r"^kernel: grouped$",
+        r"^  declined fft: algorithm='direct'",
         r"^  declined fir: 64 → 140 channels",
         r"^  declined depthwise: C_in/G=32 with 2 group\(s\)",
         r"^  declined dense: num_groups=2",
@@ -923,13 +925,13 @@ def test_explain_names_kernel_declines_and_facts():
 
 
 def test_explain_states_the_unit_roundoff_of_float64():
-    explanation = explain(make(dtype=F64), normal(1, 9, 4, dtype=F64))
+    explanation = explain(make(dtype=F64, algorithm="direct"), normal(1, 9, 4, dtype=F64))
     assert "gamma(13)" in explanation.error_bound
     assert "u = 1.11e-16" in explanation.error_bound
 
 
 def test_explain_runs_nothing(monkeypatch):
-    layer, x = make(), np.full((1, 9, 4), np.nan, F32)
+    layer, x = make(algorithm="direct"), np.full((1, 9, 4), np.nan, F32)
     monkeypatch.setattr(layer_module, "execute", lambda *_: pytest.fail("explain computed"))
     assert explain(layer, x).kernel == "dense"
     assert layer.explain(x).kernel == "dense"

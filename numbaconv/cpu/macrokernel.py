@@ -70,19 +70,11 @@ def share(total, worker, workers, multiple):
     return total * worker // workers // multiple * multiple
 
 
-def convolve(element, call, x_address, y_address, worker, workers, divide_panels):
-    """One worker's share: all positions of some panels, or all panels of some positions."""
+@_jit.jit
+def compute_positions(element, call, x, y, first, last, first_panel, last_panel):
+    """Positions first … last-1, counted through the batch, for some of the panels."""
     c = record(call, 0, "call")
-    x = offset(pointer(x_address, element), c.crop * c.x_row)
-    y = pointer(y_address, element)
-    first, last = 0, c.batch * c.length_out
-    first_panel, last_panel = 0, c.panel_count
-    if divide_panels:
-        first_panel = share(c.panel_count, worker, workers, 1)
-        last_panel = share(c.panel_count, worker + 1, workers, 1)
-    else:
-        first = share(c.batch * c.length_out, worker, workers, c.row_tile)
-        last = share(c.batch * c.length_out, worker + 1, workers, c.row_tile)
+    x = offset(x, c.crop * c.x_row)
     window_buffer = np.empty(c.window_size, element)
     stage_buffer = np.empty(c.stage_size, element)
     while first_panel < last_panel:
@@ -129,11 +121,44 @@ def compute_band(
         first += rows
 
 
+def convolve(element, call, x_address, y_address, worker, workers, divide_panels):
+    """One worker's share: all positions of some panels, or all panels of some positions."""
+    c = record(call, 0, "call")
+    first, last = 0, c.batch * c.length_out
+    first_panel, last_panel = 0, c.panel_count
+    if divide_panels:
+        first_panel = share(c.panel_count, worker, workers, 1)
+        last_panel = share(c.panel_count, worker + 1, workers, 1)
+    else:
+        first = share(c.batch * c.length_out, worker, workers, c.row_tile)
+        last = share(c.batch * c.length_out, worker + 1, workers, c.row_tile)
+    x, y = pointer(x_address, element), pointer(y_address, element)
+    compute_positions(element, call, x, y, first, last, first_panel, last_panel)
+
+
+def convolve_range(element, call, x_address, y_address, first, last, unused):
+    """Positions first … last-1, counted through the batch, of all panels."""
+    c = record(call, 0, "call")
+    x, y = pointer(x_address, element), pointer(y_address, element)
+    compute_positions(element, call, x, y, first, last, 0, c.panel_count)
+
+
+def signature_of(dtype: np.dtype) -> types.Type:
+    """The C signature of a macrokernel: its dtype (no value), then six integers."""
+    element = types.DType(types.float32 if dtype.itemsize == 4 else types.float64)
+    return types.void(element, *[types.int64] * 6)
+
+
 @functools.cache
 def convolve_address(dtype: np.dtype) -> int:
     """Compile the macrokernel for `dtype`, once a process, and return its address."""
-    element = types.DType(types.float32 if dtype.itemsize == 4 else types.float64)
-    return _jit.c_address(convolve, types.void(element, *[types.int64] * 6))
+    return _jit.c_address(convolve, signature_of(dtype))
+
+
+@functools.cache
+def range_address(dtype: np.dtype) -> int:
+    """The same of `convolve_range`."""
+    return _jit.c_address(convolve_range, signature_of(dtype))
 
 
 def address(array):

@@ -37,4 +37,25 @@ PANEL = int64_fields(
 # One block of the reduction: taps × channels, in the order of the chain.
 BLOCK = int64_fields("first_tap", "taps", "first_channel", "depth", "full_depth")
 
-TABLES = {"call": CALL, "panel": PANEL, "block": BLOCK}
+# One call of a transform (cpu/transform): kernels, the sizes of `Folding` and `Tiling`, planes.
+TRANSFORM = int64_fields(
+    "forward", "inverse", "panels", "panel_count", "products", "product_count",
+    "weights", "group_weights", "bias",
+    "batch", "length", "length_out",
+    "x_batch", "x_row", "x_channel", "y_batch", "y_row", "y_channel",
+    "x_low", "x_high", "y_low", "y_high",
+    "crop", "left", "mode", "stride", "kernel_size",
+    "points", "outputs", "phases", "residues", "unit", "row_positions",
+    "in_channels", "out_channels", "groups", "depth",  # channels of one group
+    "lanes", "is_x_in_place", "is_y_in_place",
+    "positions", "long_classes", "long_tiles", "short_tiles", "row_tiles",  # see Tiling
+    "total_tiles", "block_tiles",
+    "v_row", "v_plane", "v_size", "m_row", "m_plane", "m_size",
+)  # fmt: skip
+
+# One GEMM of a transform: which planes it reads and writes, and its matrix.
+PRODUCT = int64_fields("terms", "x_plane", "y_plane", "weights")
+
+TABLES = {
+    "call": CALL, "panel": PANEL, "block": BLOCK, "transform": TRANSFORM, "product": PRODUCT,
+}  # fmt: skip

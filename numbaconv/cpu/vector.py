@@ -79,6 +79,11 @@ class VectorBuilder:
             store.align *= self.lanes
             store.set_metadata("nontemporal", self.ir.module.add_metadata([i32(1)]))
 
+    def store_aligned(self, value: Any, pointer: Any) -> None:
+        """Store a vector at a multiple of its size."""
+        store = self.ir.store(value, self.ir.bitcast(pointer, self.vector.as_pointer()))
+        store.align = self.lanes * self.bits // 8
+
     def masked_load(self, pointer: Any, mask: Any) -> Any:
         pointer_type = self.vector.as_pointer()
         function = self.intrinsic(
@@ -127,6 +132,23 @@ class VectorBuilder:
             return self.ir.fadd(self.ir.fmul(a, b), c)
         name = f"llvm.fma.v{self.lanes}f{self.bits}"
         return self.ir.call(self.intrinsic(name, self.vector, [self.vector] * 3), [a, b, c])
+
+    def constant(self, value: float) -> Any:
+        return ir.Constant(self.vector, [value] * self.lanes)
+
+    def scale(self, a: Any, factor: float) -> Any:
+        """factor·a for a factor known now."""
+        if factor == 1:
+            return a
+        return self.ir.fneg(a) if factor == -1 else self.ir.fmul(a, self.constant(factor))
+
+    def add_scaled(self, total: Any, factor: float, a: Any) -> Any:
+        """total + factor·a for a factor known now."""
+        if factor == 1:
+            return self.ir.fadd(total, a)
+        if factor == -1:
+            return self.ir.fsub(total, a)
+        return self.fma(a, self.constant(factor), total)
 
     def totals(self, vectors: Sequence[Any]) -> Any:
         """A vector of the sums over the lanes of up to VL vectors.

@@ -225,7 +225,9 @@ def test_drawn_problems_with_a_small_cache(size, case):
 def blocks_of(case):
     """The blocks of the reduction that the plan of a case makes."""
     geometry = Geometry(case.kernel_size, case.in_channels, case.out_channels, padding=case.padding)
-    problem = ConvProblem(geometry, case.batch, case.length, np.dtype(case.dtype))
+    problem = ConvProblem(
+        geometry, case.batch, case.length, np.dtype(case.dtype), algorithm="direct"
+    )
     _, filter, _ = case.but(permute=False).arrays()
     return make_plan(problem, Weights(geometry, filter, None)).blocking.reduction
 

@@ -48,7 +48,7 @@ def various():
         large(),
         Work(3, 64, 300, np.float64, padding="same"),
         Work(9, 128, 2000, num_groups=128, padding="causal"),
-        Work(3, 60, 600, num_groups=4, padding=30, padding_mode="reflect"),
+        Work(3, 60, 1200, num_groups=4, padding=30, padding_mode="reflect"),
         Work(3, 512, 9, padding="same"),
     ]
 

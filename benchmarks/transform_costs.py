@@ -1,0 +1,309 @@
+"""The cost model of `algorithm="auto"`: measure, fit, check.
+
+    python -m benchmarks.transform_costs measure [--first N] [--count N]
+    python -m benchmarks.transform_costs fit
+    python -m benchmarks.transform_costs check
+
+`measure` times layers on one core, direct summation beside transforms in turn, and keeps the
+seconds in `transform_costs.json`. `fit` finds the nanoseconds of each count by non-negative
+least squares of relative errors and writes them into the package. `check` says what the choice
+costs over the best one that was measured, on the layers that `fit` has not seen and on the
+public list.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from numbaconv import Conv1D
+from numbaconv.cpu.transform import cost
+from numbaconv.cpu.transform.folding import Folding
+from numbaconv.cpu.transform.methods import METHODS
+from numbaconv.cpu.transform.plan import TransformPlan
+from numbaconv.cpu.transform.scheme import Scheme
+from numbaconv.dispatch import cpu_target, make_plan
+from numbaconv.problem import ConvProblem, Geometry
+
+from .problems import PROBLEMS
+
+DATA = Path(__file__).with_suffix(".json")
+COSTS = Path(cost.__file__).with_name("costs.json")
+
+# Layers after the public list: a third is for `check`, the others for `fit`.
+RANDOM_LAYERS = 600
+CHECKED_EVERY = 3
+MOST_FLOPS = 1.2e9
+MOST_SPECTRUM = 30e6
+ROUNDS, LEAST_SECONDS = 7, 0.02
+
+Layer = dict[str, Any]
+TIMED = ("kernel", "seconds", "preparation")
+
+
+def public_layers() -> list[Layer]:
+    """The public list, long inputs cut."""
+    layers = []
+    for p in PROBLEMS:
+        batch, length = p.batch, p.length
+        while p.flops * batch * length / (p.batch * p.length) > MOST_FLOPS:
+            batch, length = (batch // 2, length) if batch > 1 else (batch, length // 2)
+        layers.append(
+            dict(
+                name=p.name, batch=batch, length=length, in_channels=p.in_channels,
+                out_channels=p.out_channels, kernel_size=p.kernel_size, stride=p.stride,
+                dilation=p.dilation, num_groups=p.groups, padding=list(p.padding), bits=32,
+            )
+        )  # fmt: skip
+    return layers
+
+
+def random_layers() -> Iterator[Layer]:
+    """Layers of all sizes that a transform could serve, always the same."""
+    rng = np.random.default_rng(2024)
+
+    def size(low: float, high: float) -> int:
+        return round(math.exp(rng.uniform(math.log(low), math.log(high))))
+
+    made = 0
+    while made < RANDOM_LAYERS:
+        groups = int(rng.choice([1, 1, 1, 1, 1, 2, 4, 8, 16]))
+        inputs, outputs = size(2, 400), size(4, 400)
+        if rng.random() < 0.6:
+            inputs, outputs = (max(8, round(c / 8) * 8) for c in (inputs, outputs))
+        if rng.random() < 0.08:
+            groups = inputs = outputs = 1
+        inputs, outputs = (-(-c // groups) * groups for c in (inputs, outputs))
+        layer = dict(
+            name=f"random {made}", batch=int(rng.choice([1, 1, 2, 8])), length=size(30, 20000),
+            in_channels=inputs, out_channels=outputs,
+            kernel_size=size(2, 60 if inputs > 1 else 2000),
+            stride=int(rng.choice([1, 1, 1, 1, 2, 3])), dilation=int(rng.choice([1, 1, 1, 2, 5])),
+            num_groups=groups, padding="same", bits=int(rng.choice([32, 32, 32, 64])),
+        )  # fmt: skip
+        problem = problem_of(layer)
+        if 2e5 < problem.flops < MOST_FLOPS and spectrum_bytes(problem) < 100e6:
+            made += 1
+            yield layer
+
+
+def problem_of(layer: Layer, algorithm: Any = "direct") -> ConvProblem:
+    padding = layer["padding"]
+    geometry = Geometry(
+        layer["kernel_size"], layer["in_channels"], layer["out_channels"], layer["stride"],
+        padding if isinstance(padding, str) else tuple(padding), layer["dilation"],
+        layer["num_groups"],
+    )  # fmt: skip
+    dtype = np.dtype(f"f{layer['bits'] // 8}")
+    return ConvProblem(geometry, layer["batch"], layer["length"], dtype, algorithm=algorithm)
+
+
+def spectrum_bytes(problem: ConvProblem) -> int:
+    """Of the filter, were it transformed whole: a limit on what is tried."""
+    return 8 * problem.geometry.reduction * problem.geometry.out_channels
+
+
+def candidates(problem: ConvProblem) -> list[tuple[Scheme, Folding]]:
+    """Those that are not hopeless, by the model as it is.
+
+    Large spectra of hopeless ones would push all the others out of the last cache.
+    """
+    target = cpu_target()
+    found = {c: cost.estimate(problem, target, *c) for c in all_candidates(problem)}
+    found = {c: e for c, e in found.items() if spectrum_size(problem, *c) < MOST_SPECTRUM}
+    best = sorted(found, key=found.__getitem__)[:7]
+    return [c for c in best if found[c] < 2.5 * found[best[0]]]
+
+
+def spectrum_size(problem: ConvProblem, scheme: Scheme, folding: Folding) -> float:
+    columns = folding.groups * max(folding.columns, 16)
+    return scheme.macs(folding.depth) * columns * problem.dtype.itemsize
+
+
+def label(scheme: Scheme, folding: Folding) -> str:
+    return scheme.name + (f" x{folding.row_positions}" if folding.row_positions > 1 else "")
+
+
+def interleaved(calls: list[Callable[[], Any]]) -> list[float]:
+    """The fastest of several rounds of each, in turn."""
+    best = [math.inf] * len(calls)
+    for call in calls:
+        call()
+    begin, rounds = time.perf_counter(), 0
+    while rounds < ROUNDS or (
+        time.perf_counter() - begin < LEAST_SECONDS * len(calls) and rounds < 50
+    ):
+        for i, call in enumerate(calls):
+            start = time.perf_counter()
+            call()
+            best[i] = min(best[i], time.perf_counter() - start)
+        rounds += 1
+        if time.perf_counter() - begin > 1:
+            break
+    return best
+
+
+def measure(layer: Layer) -> Layer:
+    """Seconds of direct summation and of each candidate."""
+    problem, target = problem_of(layer), cpu_target()
+    g = problem.geometry
+    owner = Conv1D(
+        g.kernel_size, g.in_channels, g.out_channels, problem.dtype, stride=g.stride,
+        padding=layer["padding"] if isinstance(layer["padding"], str) else tuple(layer["padding"]),
+        dilation=g.dilation, num_groups=g.num_groups, rng=0,
+    )  # fmt: skip
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((layer["batch"], layer["length"], g.in_channels)).astype(problem.dtype)
+    y = np.empty(problem.out_shape, problem.dtype)
+    plans = [make_plan(problem, owner._weights)]
+    labels, preparations = ["direct"], [0.0]
+    for scheme, folding in candidates(problem):
+        TransformPlan(problem, owner._weights, target, scheme, folding)  # compiles
+        owner._weights._packed.clear()
+        start = time.perf_counter()
+        plans.append(TransformPlan(problem, owner._weights, target, scheme, folding))
+        preparations.append(time.perf_counter() - start)
+        labels.append(label(scheme, folding))
+    bound = [plan.bind(x.strides, y.strides) for plan in plans]
+    seconds = interleaved([lambda call=call: call(x, y, 1) for call in bound])
+    return {
+        **layer,
+        "kernel": cost.direct_counts(problem, target)[0],
+        "seconds": dict(zip(labels, seconds, strict=True)),
+        "preparation": dict(zip(labels, preparations, strict=True)),
+    }
+
+
+# --- fitting
+def rows_of(measured: list[Layer]) -> dict[str, list[tuple[dict[str, float], float]]]:
+    """(counts, nanoseconds) for each kind of kernel."""
+    rows: dict[str, list[tuple[dict[str, float], float]]] = defaultdict(list)
+    target = cpu_target()
+    for layer in measured:
+        problem = problem_of(layer)
+        name, counts = cost.direct_counts(problem, target)
+        if name == layer["kernel"]:  # not one that was measured before there was a better one
+            rows[cost.key_of(name, problem)].append((counts, 1e9 * layer["seconds"]["direct"]))
+        for scheme, folding in all_candidates(problem):
+            seconds = layer["seconds"].get(label(scheme, folding))
+            if seconds is None:
+                continue
+            blocking = cost.transform_blocking(problem, target, scheme, folding, 1)
+            counts = cost.transform_counts(blocking)
+            rows[cost.key_of("transform", problem)].append((counts, 1e9 * seconds))
+            elements = {"elements": float(blocking.group_weights * folding.groups)}
+            preparation = layer["preparation"][label(scheme, folding)]
+            rows["filter"].append((elements, 1e9 * preparation))
+    return rows
+
+
+def all_candidates(problem: ConvProblem) -> list[tuple[Scheme, Folding]]:
+    return [c for method in METHODS for c in method.fitting(problem.geometry)]
+
+
+def fitted(rows: list[tuple[dict[str, float], float]]) -> dict[str, float]:
+    """Non-negative nanoseconds of each count that minimise the relative errors."""
+    from scipy.optimize import nnls
+
+    names = sorted({name for counts, _ in rows for name, count in counts.items() if count})
+    matrix = np.array([[counts.get(name, 0) / t for name in names] for counts, t in rows])
+    scale = matrix.max(axis=0)
+    weights = np.ones(len(rows))
+    for _ in range(ROUNDS):  # towards the least sum of absolute errors: a few times are disturbed
+        solution, _ = nnls(matrix / scale * weights[:, None], weights)
+        weights = 1 / np.sqrt(np.maximum(np.abs(matrix / scale @ solution - 1), 0.03))
+    return {
+        name: float(f"{value:.4g}")
+        for name, value in zip(names, solution / scale, strict=True)
+        if value > 0
+    }
+
+
+def fit(measured: list[Layer]) -> None:
+    for_fit = [m for i, m in enumerate(measured) if not is_checked(i, m)]
+    # Few layers are enough for a kernel of which few are measured; none for what has none.
+    kinds = {kind: fitted(rows) for kind, rows in rows_of(for_fit).items() if len(rows) >= 8}
+    COSTS.write_text(json.dumps(kinds, indent=1, sort_keys=True) + "\n")
+    cost.costs.cache_clear()
+    for kind, rows in rows_of(for_fit).items():
+        if kind in kinds:
+            ratios = [cost.total(kinds[kind], counts) / t for counts, t in rows]
+            shown = " ".join(f"{q:.2f}" for q in np.quantile(ratios, [0.05, 0.5, 0.95]))
+            print(f"{kind:24} {len(rows):5} measurements, estimate/measured {shown}")
+
+
+def is_checked(index: int, layer: Layer) -> bool:
+    """Whether a layer is kept from `fit`."""
+    return not layer["name"].startswith("random") or index % CHECKED_EVERY == 0
+
+
+# --- checking
+def chosen_label(problem: ConvProblem) -> str:
+    """What `auto` takes on one core."""
+    target = cpu_target()
+    for method in METHODS:
+        if method.declines(problem, target) is None:
+            return label(*cost.best(problem, target, method.candidates(problem)))
+    return "direct"
+
+
+def check(measured: list[Layer]) -> None:
+    """Print what the choice costs over the best that was measured, and where it is far off."""
+    over: dict[str, list[float]] = defaultdict(list)
+    for i, layer in enumerate(measured):
+        if not is_checked(i, layer):
+            continue
+        problem = problem_of(layer, "auto")
+        if cost.direct_counts(problem, cpu_target())[0] != layer["kernel"]:
+            continue
+        allowed = {"direct"} | {label(*c) for method in METHODS for c in method.candidates(problem)}
+        seconds = {k: s for k, s in layer["seconds"].items() if k in allowed}
+        choice = chosen_label(problem)
+        fastest = min(seconds, key=lambda k: seconds[k])
+        # A transform that was not even tried has no time: count what direct costs.
+        ratio = seconds.get(choice, seconds["direct"]) / seconds[fastest]
+        kind = "random layers" if layer["name"].startswith("random") else "public list"
+        over[kind].append(ratio)
+        over["both"].append(ratio)
+        if ratio > 1.1:
+            shown = {k: v for k, v in layer.items() if k not in TIMED}
+            print(f"{ratio:.2f} {choice} rather than {fastest}: {shown}")
+    for kind, ratios in over.items():
+        quantiles = " ".join(f"{q:.3f}" for q in np.quantile(ratios, [0.5, 0.9, 0.95, 1]))
+        print(f"{kind}: {len(ratios)} layers, choice/best 50, 90, 95, 100 %: {quantiles}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.transform_costs")
+    parser.add_argument("step", choices=["measure", "fit", "check"])
+    parser.add_argument("--first", type=int, default=0, help="layer to begin with")
+    parser.add_argument("--count", type=int, default=10**6, help="layers to measure")
+    parser.add_argument("--seconds", type=float, default=math.inf, help="stop after")
+    arguments = parser.parse_args()
+    measured: list[Layer] = json.loads(DATA.read_text()) if DATA.exists() else []
+    if arguments.step == "measure":
+        begin, known = time.perf_counter(), {layer["name"] for layer in measured}
+        layers = [*public_layers(), *random_layers()]
+        for layer in layers[arguments.first : arguments.first + arguments.count]:
+            if layer["name"] not in known:
+                measured.append(measure(layer))
+            if time.perf_counter() - begin > arguments.seconds:
+                break
+        DATA.write_text("[\n" + ",\n".join(map(json.dumps, measured)) + "\n]\n")
+        print(f"{len(measured)} of {len(layers)} layers")
+    elif arguments.step == "fit":
+        fit(measured)
+    else:
+        check(measured)
+
+
+if __name__ == "__main__":
+    main()

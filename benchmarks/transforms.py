@@ -1,0 +1,135 @@
+"""What transforms gain over direct summation, layer by layer, and against K.
+
+    python -m benchmarks.transforms ratios [--threads N]
+    python -m benchmarks.transforms plot OUT.png
+
+Both run in one process: direct summation, the transform and a burst of multiply-adds in turn.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from numbaconv import Conv1D
+
+from .roofline import fma_seconds
+
+# name: (K, C_in, C_out, L, N, other parameters, algorithm)
+LAYERS: dict[str, tuple[int, int, int, int, int, dict[str, Any], str]] = {
+    "384 → 384 K3": (3, 384, 384, 3000, 1, {}, "winograd"),
+    "80 → 384 K3 (whisper conv1)": (3, 80, 384, 3000, 1, {}, "winograd"),
+    "256 → 256 K7": (7, 256, 256, 8192, 1, {}, "fft"),
+    "64 → 64 K11 d5": (11, 64, 64, 16384, 1, {"dilation": 5}, "fft"),
+    "32 → 32 K40 batch 64": (40, 32, 32, 512, 64, {}, "fft"),
+    "15 → 15 K51 d8": (51, 15, 15, 30000, 2, {"dilation": 8}, "fft"),
+    "768 g16 K128": (128, 768, 768, 499, 1, {"num_groups": 16, "padding": 64}, "fft"),
+    "768 g16 K128 batch 8": (128, 768, 768, 499, 8, {"num_groups": 16, "padding": 64}, "fft"),
+    "FIR K1023": (1023, 1, 1, 1_000_000, 1, {}, "fft"),
+    "FIR K48000 (1 s)": (48000, 1, 1, 480_000, 1, {"padding": "causal"}, "fft"),
+}
+ROUNDS = 9
+
+
+def calls_of(name: str, threads: int) -> tuple[int, list[Callable[[], Any]]]:
+    """Operations of the definition; direct summation, the named transform and auto."""
+    taps, inputs, outputs, length, batch, parameters, algorithm = LAYERS[name]
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((batch, length, inputs)).astype(np.float32)
+    calls, y = [], None
+    for kind in ("direct", algorithm, "auto"):
+        layer = Conv1D(
+            taps, inputs, outputs, rng=0, algorithm=kind, threads=threads,
+            **{"padding": "same", **parameters},
+        )  # fmt: skip
+        y = layer(x)
+        out = np.empty_like(y)
+        calls.append(lambda layer=layer, out=out: layer(x, out=out))
+    assert y is not None
+    return 2 * y.size * taps * inputs // parameters.get("num_groups", 1), calls
+
+
+def interleaved(calls: list[Callable[[], Any]], threads: int) -> tuple[list[float], float]:
+    """Median seconds of each call, and the multiply-add peak in the same rounds."""
+    seconds: list[list[float]] = [[] for _ in calls]
+    peaks = []
+    for _ in range(ROUNDS):
+        for i, call in enumerate(calls):
+            start = time.perf_counter()
+            call()
+            seconds[i].append(time.perf_counter() - start)
+        taken, flops = fma_seconds(threads)
+        peaks.append(flops / taken)
+    return [statistics.median(s) for s in seconds], statistics.median(peaks)
+
+
+def ratios(threads: int, names: list[str]) -> None:
+    print(f"| layer, {threads} thread(s) | direct GF/s | transform | auto | of FMA peak |")
+    print("|---|---|---|---|---|")
+    for name in names:
+        flops, calls = calls_of(name, threads)
+        (direct, transform, auto), peak = interleaved(calls, threads)
+        print(
+            f"| {name} | {flops / direct / 1e9:.0f} | {direct / transform:.2f}× "
+            f"| {direct / auto:.2f}× | {flops / transform / peak:.2f}× |",
+            flush=True,
+        )
+
+
+def plot(path: str) -> None:
+    """Effective GF/s against K for 64 → 64 channels, with the roofline."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    sizes = (1, 2, 3, 5, 7, 9, 11, 15, 23, 31, 47, 63, 95, 127)
+    series: dict[str, list[tuple[int, float]]] = {"direct": [], "winograd": [], "fft": []}
+    peaks = []
+    x = np.random.default_rng(0).standard_normal((1, 4096, 64)).astype(np.float32)
+    for taps in sizes:
+        names, calls = [], []
+        for kind in series:
+            if (kind == "winograd" and not 2 <= taps <= 5) or (kind == "fft" and taps == 1):
+                continue
+            layer = Conv1D(taps, 64, 64, padding="same", rng=0, algorithm=kind, threads=1)
+            out = np.empty_like(layer(x))
+            names.append(kind)
+            calls.append(lambda layer=layer, out=out: layer(x, out=out))
+        seconds, peak = interleaved(calls, 1)
+        peaks.append(peak / 1e9)
+        for name, taken in zip(names, seconds, strict=True):
+            series[name].append((taps, 2 * x.size * 64 * taps / taken / 1e9))
+    figure, axes = plt.subplots(figsize=(7, 4.5))
+    for name, points in series.items():
+        axes.plot(*zip(*points, strict=True), marker="o", label=name)
+    axes.axhline(statistics.median(peaks), color="black", linestyle="--", label="FMA peak")
+    axes.set(
+        xscale="log", yscale="log", xlabel="K", ylabel="effective GF/s, one core",
+        title="64 → 64 channels, 4096 positions, float32",
+    )  # fmt: skip
+    axes.legend()
+    axes.grid(alpha=0.3, which="both")
+    figure.savefig(path, dpi=130, bbox_inches="tight")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.transforms")
+    parser.add_argument("step", choices=["ratios", "plot"])
+    parser.add_argument("out", nargs="?", default="transforms.png")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--layers", nargs="+", default=list(LAYERS), choices=list(LAYERS))
+    arguments = parser.parse_args()
+    if arguments.step == "ratios":
+        ratios(arguments.threads, arguments.layers)
+    else:
+        plot(arguments.out)
+
+
+if __name__ == "__main__":
+    main()

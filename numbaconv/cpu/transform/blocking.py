@@ -1,0 +1,125 @@
+"""Sizes of a transform: tiles, planes, blocks of tiles, workers. Pure arithmetic."""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+
+from ...problem import ConvProblem, Geometry
+from ..blocking import PARALLEL_FLOPS, Panel
+from ..dense import cut_channels
+from ..target import Target
+from .folding import Folding, Tiling, tiling_of
+from .scheme import Scheme
+from .spectrum import product_sizes
+
+
+def round_up(value: int, multiple: int) -> int:
+    return -(-value // multiple) * multiple
+
+
+def odd_lines(elements: int, itemsize: int) -> int:
+    """At least so many elements, an odd number of cache lines.
+
+    Planes whose distance is a multiple of 4 KiB fall into the same sets of the first cache,
+    which costs up to half of the speed.
+    """
+    line = 64 // itemsize
+    return (-(-elements // line) | 1) * line
+
+
+@dataclass(frozen=True)
+class TransformBlocking:
+    """All sizes of one problem under one scheme.
+
+    Attributes
+    ----------
+    problem, target, scheme, folding
+        What they were derived from.
+    tiling : Tiling
+    panels : tuple of Panel
+        Of the columns of one group, padded to whole vectors.
+    block_tiles : int
+        Tiles that are transformed before the GEMMs.
+    v_row, v_plane, m_row, m_plane : int
+        Elements from tile to tile and from plane to plane, of input and output.
+    """
+
+    problem: ConvProblem
+    target: Target
+    scheme: Scheme
+    folding: Folding
+    tiling: Tiling
+    panels: tuple[Panel, ...]
+    block_tiles: int
+    v_row: int
+    v_plane: int
+    m_row: int
+    m_plane: int
+
+    @property
+    def total_tiles(self) -> int:
+        return self.problem.batch * self.tiling.tiles
+
+    @property
+    def group_weights(self) -> int:
+        """Elements of the spectrum of one group."""
+        sizes = product_sizes(self.scheme, self.folding.depth, self.m_row)
+        kinds = self.scheme.products()
+        return sum(size * len(kind.x_planes) for size, kind in zip(sizes, kinds, strict=True))
+
+    @property
+    def plane_bytes(self) -> int:
+        """Scratch of one worker."""
+        planes = self.scheme.planes * (self.v_plane + self.m_plane)
+        return planes * self.problem.dtype.itemsize
+
+    def workers(self, threads: int) -> int:
+        if threads == 1 or self.problem.flops < PARALLEL_FLOPS:
+            return 1
+        return min(threads, self.folding.groups * -(-self.total_tiles // self.block_tiles))
+
+
+# Tiles of a block where the spectrum of a group does not stay in L2: enough that reading it
+# from the last cache (16 GB/s on the machine measured) is small beside the GEMMs.
+TILES_OF_LARGE_SPECTRA = 120
+
+
+def tiles_of_block(
+    total: int, tile_bytes: int, filter_bytes: int, rows: int, target: Target
+) -> int:
+    """Tiles whose planes take three quarters of L2; more where the spectrum is larger than L2.
+
+    Every block reads the whole spectrum of a group. A plane is written once and read once, so
+    planes suffer less from a cache that is too small than the spectrum does. Blocks are
+    nearly equal, and whole register tiles.
+    """
+    fitting = max(1, target.l2 * 3 // 4 // tile_bytes)
+    if filter_bytes > target.l2:
+        fitting = max(fitting, min(TILES_OF_LARGE_SPECTRA, 2 * filter_bytes // tile_bytes))
+    blocks = max(1, round(total / fitting))
+    return min(total, round_up(-(-total // blocks), rows))
+
+
+@functools.lru_cache(maxsize=1024)
+def transform_blocking(
+    problem: ConvProblem, target: Target, scheme: Scheme, folding: Folding, threads: int
+) -> TransformBlocking:
+    """Derive all sizes; `threads` share the blocks."""
+    itemsize, lanes = problem.dtype.itemsize, target.lanes(problem.dtype)
+    tiling = tiling_of(problem, folding, scheme.outputs(folding.taps))
+    columns = round_up(folding.columns, lanes)
+    gemm = ConvProblem(Geometry(1, folding.depth, columns), 1, 1, problem.dtype)
+    panels = tuple(cut_channels(gemm, target, first=0, channels=columns, x_offset=0, column=0))
+    v_row, m_row = round_up(folding.depth, 64 // itemsize), panels[-1].last_column
+    tile_bytes = scheme.planes * (v_row + m_row) * itemsize
+    filter_bytes = scheme.macs(folding.depth) * m_row * itemsize
+    total = problem.batch * tiling.tiles
+    rows = max(panel.tile.rows for panel in panels)
+    share = -(-total // max(1, threads // folding.groups))
+    block_tiles = tiles_of_block(share, tile_bytes, filter_bytes, rows, target)
+    return TransformBlocking(
+        problem, target, scheme, folding, tiling, panels, block_tiles,
+        v_row, odd_lines(block_tiles * v_row, itemsize),
+        m_row, odd_lines(block_tiles * m_row, itemsize),
+    )  # fmt: skip

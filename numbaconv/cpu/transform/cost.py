@@ -1,0 +1,237 @@
+"""What direct summation and transforms cost, estimated from the sizes of their loops.
+
+An estimate is a sum of counts (multiply-adds, bytes, tiles, …) times nanoseconds for each.
+The nanoseconds are in `costs.json`, fitted by `benchmarks/transform_costs.py` to the
+measurements beside it. They were taken on one core of one machine; only ratios matter here.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib.resources
+import json
+import math
+from collections import defaultdict
+from collections.abc import Sequence
+
+from ... import _threads
+from ...problem import ConvProblem
+from ..target import Target
+from .blocking import TransformBlocking, transform_blocking
+from .folding import Folding
+from .scheme import Scheme
+
+Candidate = tuple[Scheme, Folding]
+Counts = dict[str, float]
+
+# `auto` transforms where that is estimated to take less than this share of direct summation.
+WORTHWHILE = 0.95
+
+# Below so many operations a call is over before a transform has saved anything.
+LEAST_FLOPS = 400_000
+
+# Bytes of a filter or spectrum that come from memory in a nanosecond, and nanoseconds of a slot:
+# where few positions share a long filter, the multiply-adds do not hide the reading.
+STREAM_RATE, SLOT = 8.0, 0.18
+
+# The share of stalls that is counted beyond those that were measured: there the same layer ran
+# again and again, in a program others come between and leave less in the last cache.
+COLD = 0.25
+
+# Bytes from row to row from which most rows of a tile lie on pages of their own.
+FAR = 2048
+
+
+@functools.cache
+def costs() -> dict[str, dict[str, float]]:
+    """Nanoseconds by kind of kernel and by count."""
+    text = importlib.resources.files(__package__).joinpath("costs.json").read_text()
+    table: dict[str, dict[str, float]] = json.loads(text)
+    return table
+
+
+def tile_rows(rows: int, most: int) -> list[int]:
+    """Rows of the register tiles that cover `rows`, as `Emitter.cover_rows` cuts them."""
+    full = max(0, (rows - most) // most) if rows > most else 0
+    rest = rows - full * most
+    if rest <= most:
+        return [most] * full + [rest]
+    return [most] * full + [(rest + 1) // 2, rest // 2]
+
+
+def slots(rows: int, vectors: int) -> int:
+    """Half cycles of one step of a register tile, on a core with two multiply-add units.
+
+    It starts rows*vectors multiply-adds, loads rows + vectors operands, and waits four cycles
+    for the sums of the step before.
+    """
+    return max(rows * vectors, rows + vectors, 8)
+
+
+def transform_counts(blocking: TransformBlocking) -> Counts:
+    """What the skeleton does in one call."""
+    problem, scheme, folding = blocking.problem, blocking.scheme, blocking.folding
+    target, itemsize = blocking.target, blocking.problem.dtype.itemsize
+    lanes = target.lanes(problem.dtype)
+    groups, tiles = folding.groups, blocking.total_tiles * folding.groups
+    blocks = -(-blocking.total_tiles // blocking.block_tiles)
+    block_tiles = -(-blocking.total_tiles // blocks)
+    products = sum(len(kind.x_planes) for kind in scheme.products())
+    counts: Counts = defaultdict(float)
+    for panel in blocking.panels:
+        covered = tile_rows(block_tiles, panel.tile.rows)
+        steps = groups * blocks * scheme.macs(folding.depth)
+        counts["gemm_slots"] += steps * sum(slots(r, panel.tile.vectors) for r in covered)
+        counts["gemm_tiles"] += groups * blocks * products * len(covered)
+        counts["gemm_lines"] += steps * panel.tile.vectors * len(covered)
+        counts["gemm_calls"] += groups * blocks * products
+    counts["y_planes"] = tiles * scheme.planes * blocking.m_row / lanes
+    spectrum = blocking.group_weights * itemsize
+    # In a program other layers have been in the caches since the last call.
+    is_kept = spectrum + blocking.plane_bytes <= target.l2
+    counts["spectrum_bytes"] = groups * spectrum * (1 if is_kept else blocks)
+    counts["stall"] = stall(counts["spectrum_bytes"], counts["gemm_slots"])
+    if blocking.plane_bytes > target.l2:
+        counts["plane_bytes"] = tiles * scheme.planes * (blocking.v_row + blocking.m_row) * itemsize
+    rows = tiles * folding.phases * math.ceil(folding.depth / folding.phases / lanes)
+    counts[f"forward {scheme.name}"] = rows
+    counts[f"inverse {scheme.name}"] = tiles * math.ceil(folding.columns / lanes)
+    counts["bytes"] = lines_moved(problem, target)
+    # Rows on pages of their own miss the table of addresses.
+    g = problem.geometry
+    is_large = counts["bytes"] > 0
+    if is_large and folding.unit * folding.phases * g.in_channels * itemsize > FAR:
+        counts["far_x_rows"] = tiles * scheme.points * folding.phases
+    if is_large and folding.residues * g.out_channels * itemsize > FAR:
+        counts["far_y_rows"] = tiles * scheme.outputs(folding.taps)
+    windows = window_tiles(blocking) * groups
+    counts["window_rows"] = windows * scheme.points * folding.phases
+    counts["window_elements"] = windows * scheme.points * folding.depth
+    counts["tiles"] = tiles
+    counts["calls"] = 1
+    return counts
+
+
+def stall(bytes_read: float, slots: float) -> float:
+    """Nanoseconds by which reading takes longer than the multiply-adds that hide it."""
+    return max(0.0, bytes_read / STREAM_RATE - slots * SLOT)
+
+
+def window_tiles(blocking: TransformBlocking) -> int:
+    """Tiles that go through scratch: both ends of a residue class, or all of a short one."""
+    tiling = blocking.tiling
+    is_short = tiling.length_out < tiling.positions * tiling.residues
+    ends = 1 if is_short else sum(side > 0 for side in blocking.problem.padding)
+    return min(blocking.total_tiles, blocking.problem.batch * tiling.residues * ends)
+
+
+def direct_counts(problem: ConvProblem, target: Target) -> tuple[str, Counts]:
+    """The kernel that sums directly, and what it does in one call."""
+    from ..families import FAMILIES
+    from ..family import blocking_for
+
+    family = next(f for f in FAMILIES if f.declines(problem, target) is None)
+    blocking = blocking_for(problem, target, family)
+    geometry, positions = problem.geometry, problem.batch * problem.length_out
+    itemsize = problem.dtype.itemsize
+    counts: Counts = defaultdict(float)
+    for panel in blocking.panels:
+        tile = panel.tile
+        steps = positions / tile.rows * geometry.reduction * panel.slices
+        counts[f"slots{min(tile.vectors, 4)}"] += steps * slots(tile.rows, tile.vectors)
+        counts["panel_tiles"] += positions / tile.rows * len(blocking.reduction)
+    filter_bytes = geometry.reduction * blocking.panels[-1].last_column * itemsize
+    runs = -(-positions // blocking.run)
+    counts["filter_bytes"] = filter_bytes * (runs if filter_bytes > target.l2 else 1)
+    counts["stall"] = stall(counts["filter_bytes"], sum(counts[f"slots{v}"] for v in range(1, 5)))
+    counts["positions"] = positions * geometry.num_groups
+    counts["x_elements"] = problem.batch * problem.length * geometry.in_channels
+    counts["bytes"] = moved_bytes(problem, target)
+    counts["calls"] = 1
+    return family.name, counts
+
+
+def moved_bytes(problem: ConvProblem, target: Target) -> int:
+    """Bytes of x and y, if they do not stay in L2."""
+    x_size = problem.batch * problem.length * problem.geometry.in_channels
+    size = (x_size + math.prod(problem.out_shape)) * problem.dtype.itemsize
+    return size if size > target.l2 else 0
+
+
+def prices(kind: str, problem: ConvProblem) -> dict[str, float] | None:
+    """Nanoseconds of each count, of float32 where float64 was not measured."""
+    return costs().get(key_of(kind, problem), costs().get(f"{kind} f32"))
+
+
+def lines_moved(problem: ConvProblem, target: Target) -> float:
+    """The same in whole cache lines, of which each group takes its own part of every row."""
+    g, itemsize = problem.geometry, problem.dtype.itemsize
+    x_lines = math.ceil(g.group_in_channels * itemsize / 64)
+    y_lines = math.ceil(g.group_out_channels * itemsize / 64)
+    if g.num_groups == 1 or not moved_bytes(problem, target):
+        return moved_bytes(problem, target)
+    rows = problem.length * x_lines + problem.length_out * y_lines
+    return 64 * problem.batch * g.num_groups * rows
+
+
+def total(prices: dict[str, float], counts: Counts) -> float:
+    """Nanoseconds."""
+    return sum(prices.get(name, 0.0) * count for name, count in counts.items())
+
+
+def key_of(kind: str, problem: ConvProblem) -> str:
+    return f"{kind} f{8 * problem.dtype.itemsize}"
+
+
+@functools.lru_cache(maxsize=4096)
+def estimate(problem: ConvProblem, target: Target, scheme: Scheme, folding: Folding) -> float:
+    """Nanoseconds of a call with as many threads as there are, the filter's share included."""
+    threads = _threads.max_threads()
+    blocking = transform_blocking(problem, target, scheme, folding, threads)
+    counts = transform_counts(blocking)
+    time = total(prices("transform", problem) or {}, counts) + COLD * counts["stall"]
+    time /= blocking.workers(threads)
+    if problem.filter_is_new:
+        time += costs()["filter"]["elements"] * blocking.group_weights * folding.groups
+    return time
+
+
+def direct_estimate(problem: ConvProblem, target: Target) -> float | None:
+    """Nanoseconds of direct summation; None for a kernel that was not measured."""
+    name, counts = direct_counts(problem, target)
+    known = prices(name, problem)
+    if known is None:
+        return None
+    return (total(known, counts) + COLD * counts["stall"]) / _threads.max_threads()
+
+
+@functools.lru_cache(maxsize=4096)
+def best(problem: ConvProblem, target: Target, candidates: Sequence[Candidate]) -> Candidate:
+    """The cheapest candidate."""
+    return min(candidates, key=lambda candidate: estimate(problem, target, *candidate))
+
+
+def declines(
+    problem: ConvProblem,
+    target: Target,
+    candidates: Sequence[Candidate],
+    others: Sequence[Candidate],
+) -> str | None:
+    """Why `auto` sums directly, or takes one of `others`, rather than one of `candidates`."""
+    if problem.flops < LEAST_FLOPS:
+        return "too little to compute for a transform to pay"
+    direct = direct_estimate(problem, target)
+    if direct is None:
+        return "direct summation by a kernel of its own is faster"
+    scheme, folding = best(problem, target, tuple(candidates))
+    fastest = estimate(problem, target, scheme, folding)
+    if others:
+        other = best(problem, target, tuple(others))
+        if estimate(problem, target, *other) < fastest:
+            return f"{other[0].name} is estimated to be faster than {scheme.name}"
+    if fastest > WORTHWHILE * direct:
+        return (
+            f"{scheme.name} is estimated at {fastest / 1e3:.1f} µs, "
+            f"direct summation at {direct / 1e3:.1f} µs"
+        )
+    return None

@@ -1,0 +1,245 @@
+"""The plan of a transform, and what it does when a result is not finite."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import numpy as np
+
+from ... import _threads
+from ...interop import address_of
+from ...plan import Array, Plan
+from ...problem import ConvProblem
+from ...weights import Weights
+from ..macrokernel import range_address
+from ..panel import panel_address
+from ..panel_plan import CALLS_KEPT, PanelPlan, extent
+from ..tables import PANEL, PRODUCT, TRANSFORM
+from ..target import Target
+from ..window import MODE_CODES
+from .accuracy import error_constant
+from .blocking import TransformBlocking, transform_blocking
+from .folding import Folding
+from .kernels import Transform, transform_address
+from .scheme import Scheme
+from .skeleton import launch, launch_parallel, launch_ranges, skeleton_address
+from .spectrum import pack_spectrum, product_sizes
+
+
+class TransformPlan(Plan):
+    """A scheme, its blocking and the layer's spectrum, for one problem.
+
+    Parameters
+    ----------
+    problem : ConvProblem
+    weights : Weights
+    target : Target
+    scheme : Scheme
+    folding : Folding
+    """
+
+    def __init__(
+        self,
+        problem: ConvProblem,
+        weights: Weights,
+        target: Target,
+        scheme: Scheme,
+        folding: Folding,
+    ) -> None:
+        self.problem, self.weights = problem, weights
+        self.blocking = transform_blocking(problem, target, scheme, folding, _threads.max_threads())
+        panels = self.blocking.panels
+        self.spectrum = weights.packed(
+            (scheme, folding, target),
+            lambda weights: pack_spectrum(weights, folding, scheme, panels, target),
+        )
+        self._calls: dict[tuple[tuple[int, ...], tuple[int, ...]], TransformCall] = {}
+
+    def bind(self, x_strides: tuple[int, ...], y_strides: tuple[int, ...]) -> TransformCall:
+        call = self._calls.get((x_strides, y_strides))
+        if call is None:
+            call = TransformCall(self, x_strides, y_strides)
+            if len(self._calls) >= CALLS_KEPT:
+                self._calls.clear()
+            self._calls[x_strides, y_strides] = call
+        return call
+
+    def direct(self) -> PanelPlan:
+        """The plan of direct summation, made when a result is not finite."""
+        from ..families import FAMILIES
+
+        target = self.blocking.target
+        family = next(f for f in FAMILIES if f.declines(self.problem, target) is None)
+        return family.plan(self.problem, self.weights, target)
+
+    def details(self) -> dict[str, str]:
+        blocking, scheme, folding = self.blocking, self.blocking.scheme, self.blocking.folding
+        tiles = dict.fromkeys(panel.tile.name for panel in blocking.panels)
+        return {
+            "transform": (
+                f"{scheme.name}: {blocking.tiling.positions} outputs from {scheme.points} points, "
+                f"{folding.taps} taps of {folding.depth} channels"
+                + f", {folding.phases} phases" * (folding.phases > 1)
+                + f", {folding.residues} residue classes" * (folding.residues > 1)
+                + f", rows of {folding.row_positions} positions" * (folding.row_positions > 1)
+            ),
+            "tile": ", ".join(tiles) + f" ({len(blocking.panels)} panels)",
+            "blocking": (
+                f"blocks of {blocking.block_tiles} of {blocking.total_tiles} tiles, "
+                f"planes of {blocking.plane_bytes / 1024:.0f} KiB"
+            ),
+            "threads": f"{blocking.workers(_threads.allowed(None))}",
+            "filter spectrum": f"{self.spectrum.filter.nbytes / 1024:.1f} KiB",
+        }
+
+    def error_bound(self) -> str:
+        scheme, folding = self.blocking.scheme, self.blocking.folding
+        return (
+            f"max|error| <= c*eps*max|x|*max_co(sum|w|), c = {error_constant(scheme, folding)}, "
+            f"eps = {np.finfo(self.problem.dtype).eps:.3g}, and direct summation where a result "
+            f"is not finite"
+        )
+
+
+class TransformCall:
+    """A `TransformPlan` with the strides of x and y."""
+
+    def __init__(
+        self, plan: TransformPlan, x_strides: tuple[int, ...], y_strides: tuple[int, ...]
+    ) -> None:
+        self.plan = plan
+        self.strides = (x_strides, y_strides)
+        self.workers = plan.blocking.workers
+        self.kernel = skeleton_address(plan.problem.dtype)
+        table, *self.pointed_at = transform_table(plan.blocking, x_strides, y_strides)
+        self.table = table.copy()
+        self.table["weights"] = address_of(plan.spectrum.filter)
+        self.table["bias"] = address_of(plan.spectrum.bias)
+        self.address = address_of(self.table)
+        self.tiles = plan.blocking.total_tiles
+
+    def __call__(self, x: Array, y: Array, threads: int | None) -> bool:
+        if not (x.flags.c_contiguous and x.flags.writeable and y.flags.c_contiguous):
+            x, y = address_of(x), address_of(y)  # type: ignore[assignment]
+        # A byte for each tile, and a last one that is set with any of them.
+        redo = np.zeros(self.tiles + 1, np.uint8)
+        workers = self.workers(_threads.allowed(threads))
+        if workers == 1:
+            ran = launch(self.kernel, self.address, x, y, redo)
+        else:
+            ran = _threads.run(
+                lambda: launch_parallel(self.kernel, self.address, x, y, workers, redo),
+                lambda: launch(self.kernel, self.address, x, y, redo),
+            )
+        if redo[-1]:
+            self.recompute(x, y, redo[:-1])
+        return bool(ran)
+
+    def recompute(self, x: Array, y: Array, redo: Array) -> None:
+        """Give the outputs of the marked tiles their values by direct summation."""
+        direct = self.plan.direct().bind(*self.strides)
+        ranges = marked_ranges(self.plan.blocking, redo)
+        launch_ranges(range_address(self.plan.problem.dtype), direct.address, x, y, ranges)
+
+
+def marked_ranges(blocking: TransformBlocking, redo: Array) -> Array:
+    """Runs (first, last) of the outputs in marked tiles, counted through the batch."""
+    length = blocking.problem.length_out
+    marked = np.zeros(blocking.problem.batch * length + 2, np.int8)
+    for tile in np.flatnonzero(redo):
+        n, rest = divmod(int(tile), blocking.tiling.tiles)
+        outputs = blocking.tiling.outputs_of(rest)
+        begin = 1 + n * length
+        marked[begin + outputs.start : begin + outputs.stop : outputs.step] = 1
+    return np.flatnonzero(np.diff(marked)).reshape(-1, 2)
+
+
+@lru_cache(maxsize=1024)
+def product_table(blocking: TransformBlocking) -> Array:
+    """A row for each GEMM of one group."""
+    scheme = blocking.scheme
+    rows, place = [], 0
+    sizes = product_sizes(scheme, blocking.folding.depth, blocking.m_row)
+    for kind, size in zip(scheme.products(), sizes, strict=True):
+        for x_plane, y_plane in zip(kind.x_planes, kind.y_planes, strict=True):
+            rows.append((kind.terms, x_plane, y_plane, place))
+            place += size
+    return np.array(rows, PRODUCT)
+
+
+@lru_cache(maxsize=1024)
+def column_panels(blocking: TransformBlocking) -> Array:
+    """A row for each panel of the columns of one group."""
+    rows = [
+        (
+            panel_address(panel.tile), 0, panel.first, panel.channels, panel.tile.width,
+            1, 0, panel.last_lanes, 0, 0,
+        )
+        for panel in blocking.panels
+    ]  # fmt: skip
+    return np.array(rows, PANEL)
+
+
+def kernel_of(blocking: TransformBlocking, direction: str, width: int) -> int:
+    """The transform kernel for rows of `width` elements."""
+    problem, target = blocking.problem, blocking.target
+    lanes = target.lanes(problem.dtype)
+    return transform_address(
+        Transform(
+            blocking.scheme, direction, 8 * problem.dtype.itemsize, lanes,
+            masked=width % lanes > 0, fma=target.fma,
+        )
+    )  # fmt: skip
+
+
+@lru_cache(maxsize=1024)
+def transform_table(
+    blocking: TransformBlocking, x_strides: tuple[int, ...], y_strides: tuple[int, ...]
+) -> tuple[Array, ...]:
+    """The skeleton's parameters for arrays with these strides in bytes, without weights.
+
+    Returns the table, and the tables whose addresses it holds.
+    """
+    problem, geometry = blocking.problem, blocking.problem.geometry
+    scheme, folding, tiling = blocking.scheme, blocking.folding, blocking.tiling
+    itemsize = problem.dtype.itemsize
+    x_batch, x_row, x_channel = (stride // itemsize for stride in x_strides)
+    y_batch, y_row, y_channel = (stride // itemsize for stride in y_strides)
+    x_channel = 1 if geometry.in_channels == 1 else x_channel
+    y_channel = 1 if geometry.out_channels == 1 else y_channel
+    x_shape = (problem.batch, problem.length, geometry.in_channels)
+    x_low, x_high = extent(x_shape, x_strides, itemsize)
+    y_low, y_high = extent(problem.out_shape, y_strides, itemsize)
+    # Elements of a row must lie side by side: channels, or positions in the polyphase form.
+    is_polyphase = folding.row_positions > 1
+    products, panels = product_table(blocking), column_panels(blocking)
+    values = dict(
+        forward=kernel_of(blocking, "forward", folding.row_positions * geometry.group_in_channels),
+        inverse=kernel_of(blocking, "inverse", folding.columns),
+        panels=address_of(panels), panel_count=panels.size,
+        products=address_of(products), product_count=products.size,
+        weights=0, group_weights=blocking.group_weights, bias=0,
+        batch=problem.batch, length=problem.cropped_length, length_out=problem.length_out,
+        x_batch=x_batch, x_row=x_row, x_channel=x_channel,
+        y_batch=y_batch, y_row=y_row, y_channel=y_channel,
+        x_low=x_low, x_high=x_high, y_low=y_low, y_high=y_high,
+        crop=max(0, -problem.padding[0]), left=max(0, problem.padding[0]),
+        mode=MODE_CODES[geometry.padding_mode],
+        stride=geometry.stride, kernel_size=geometry.kernel_size,
+        points=scheme.points, outputs=scheme.outputs(folding.taps),
+        phases=folding.phases, residues=folding.residues,
+        unit=folding.unit, row_positions=folding.row_positions,
+        in_channels=geometry.group_in_channels, out_channels=geometry.group_out_channels,
+        groups=folding.groups, depth=folding.depth, lanes=blocking.target.lanes(problem.dtype),
+        is_x_in_place=x_row == 1 if is_polyphase else x_channel == 1,
+        is_y_in_place=y_row == 1 if is_polyphase else y_channel == 1,
+        positions=tiling.positions, long_classes=tiling.long_classes,
+        long_tiles=tiling.long_tiles, short_tiles=tiling.short_tiles, row_tiles=tiling.tiles,
+        total_tiles=blocking.total_tiles, block_tiles=blocking.block_tiles,
+        v_row=blocking.v_row, v_plane=blocking.v_plane,
+        v_size=scheme.planes * blocking.v_plane,
+        m_row=blocking.m_row, m_plane=blocking.m_plane,
+        m_size=scheme.planes * blocking.m_plane,
+    )  # fmt: skip
+    table: Array = np.array([tuple(values[name] for name in TRANSFORM.names or ())], TRANSFORM)
+    return (table, products, panels)

@@ -1,0 +1,242 @@
+"""The loops of every transform: blocks of tiles forward, one GEMM for each product, and back.
+
+A block of tiles is transformed into planes that stay in L2; each GEMM reads one plane (or a
+real and an imaginary one) and writes one, by the panel kernels of direct convolution with a
+kernel of one tap. A tile that reaches over a border, or x or y that are not channel-last in
+memory, go through scratch of one tile.
+"""
+
+from __future__ import annotations
+
+import functools
+
+import numba
+import numpy as np
+
+from ... import _jit
+from ..macrokernel import address, share, signature_of
+from ..memory import (
+    call_address,
+    copy_block,
+    data,
+    keep,
+    offset,
+    pointer,
+    record,
+    store,
+)
+from ..window import fill_strip
+
+# Elements of a cache line, or more.
+LINE = 16
+
+
+@_jit.jit
+def on_line(buffer, element):
+    """The first cache line that begins in `buffer`."""
+    return pointer((buffer.ctypes.data + 63) // 64 * 64, element)
+
+
+@_jit.jit
+def locate(call, tile):
+    """(row of the batch, first output, outputs) of a tile; see `folding.Tiling`."""
+    c = record(call, 0, "transform")
+    n = tile // c.row_tiles
+    rest = tile - n * c.row_tiles
+    split = c.long_classes * c.long_tiles
+    if rest < split:
+        residue = rest // c.long_tiles
+        t = rest - residue * c.long_tiles
+    else:
+        rest -= split
+        residue = rest // c.short_tiles
+        t = rest - residue * c.short_tiles
+        residue += c.long_classes
+    length = (c.length_out - residue + c.residues - 1) // c.residues
+    first = max(0, min(t * c.positions, length - c.positions))
+    return n, residue + first * c.residues, min(c.positions, length - first)
+
+
+@_jit.jit
+def fill_tile(window, call, x, origin, outputs):
+    """Copy the rows that `outputs` outputs of one group read; what follows them is zero."""
+    c = record(call, 0, "transform")
+    row = c.row_positions * c.in_channels
+    rows = c.points * c.phases
+    needed = c.phases * (outputs - 1) + c.kernel_size
+    for i in range(rows):
+        positions = min(c.row_positions, max(0, needed - i * c.row_positions))
+        if positions:
+            fill_strip(
+                offset(window, i * row), c.in_channels, 1, x, c.x_row, c.x_channel, c.in_channels,
+                c.length, origin + i * c.unit, positions, c.mode,
+            )  # fmt: skip
+        for j in range(positions * c.in_channels, row):
+            store(window, i * row + j, 0.0)
+
+
+@_jit.jit
+def transform_tile(call, x, group, tile, planes, window, element):
+    """One tile of x into the planes."""
+    c = record(call, 0, "transform")
+    n, l, outputs = locate(call, tile)
+    origin = l * c.stride - c.left
+    source = offset(x, n * c.x_batch + group * c.in_channels * c.x_channel)
+    reach = (c.points * c.phases - 1) * c.unit + c.row_positions
+    if c.is_x_in_place and origin >= 0 and origin + reach <= c.length:
+        source, row = offset(source, origin * c.x_row), c.unit * c.x_row
+    else:
+        fill_tile(window, call, source, origin, outputs)
+        source, row = window, c.row_positions * c.in_channels
+    width = c.row_positions * c.in_channels
+    vectors = (width + c.lanes - 1) // c.lanes
+    last_lanes = width - (vectors - 1) * c.lanes
+    for phase in range(c.phases):
+        arguments = (
+            0,
+            offset(source, phase * row), offset(planes, phase * width), planes,
+            c.phases * row, c.v_plane, vectors, last_lanes, 0, 0,
+        )  # fmt: skip
+        call_address(c.forward, arguments)
+
+
+@_jit.jit
+def multiply_planes(call, group, tiles, inputs, outputs, zeros, element):
+    """All GEMMs of one group for a block of tiles."""
+    c = record(call, 0, "transform")
+    weights = offset(pointer(c.weights, element), group * c.group_weights)
+    for i in range(c.product_count):
+        product = record(c.products, i, "product")
+        for p in range(c.panel_count):
+            panel = record(c.panels, p, "panel")
+            arguments = (
+                0,
+                offset(inputs, product.x_plane * c.v_plane),
+                offset(weights, product.weights + panel.first_channel * product.terms * c.depth),
+                zeros,
+                offset(outputs, product.y_plane * c.m_plane + panel.first_channel),
+                c.v_row, c.v_plane, 1, 0, c.m_row, 1,
+                tiles, product.terms, c.depth, 1, c.lanes, 0,
+            )  # fmt: skip
+            call_address(panel.kernel, arguments)
+
+
+@_jit.jit
+def invert_tile(call, y, group, tile, planes, stage, flag, element):
+    """One tile of y from the planes, with the bias."""
+    c = record(call, 0, "transform")
+    n, l, outputs = locate(call, tile)
+    columns = c.row_positions * c.out_channels
+    vectors = (columns + c.lanes - 1) // c.lanes
+    target = offset(y, n * c.y_batch + l * c.y_row + group * c.out_channels * c.y_channel)
+    is_whole = outputs == c.positions and c.is_y_in_place
+    row = c.residues * c.row_positions * c.y_row if is_whole else columns
+    arguments = (
+        0, planes, target if is_whole else stage,
+        offset(pointer(c.bias, element), group * c.m_row),
+        c.m_plane, row, vectors, columns - (vectors - 1) * c.lanes, c.outputs, flag,
+    )  # fmt: skip
+    call_address(c.inverse, arguments)
+    if not is_whole:
+        copy_block(
+            target, c.residues * c.y_row, c.y_channel, stage, c.out_channels, 1,
+            outputs, c.out_channels,
+        )  # fmt: skip
+
+
+def convolve_transformed(element, call, x_address, y_address, worker, workers, redo):
+    """One worker's share of (group, block of tiles).
+
+    `redo` is the address of a byte for each tile, and one for all: set where a value is not
+    finite.
+    """
+    c = record(call, 0, "transform")
+    x = offset(pointer(x_address, element), c.crop * c.x_row)
+    y = pointer(y_address, element)
+    marks = pointer(redo, np.uint8)
+    blocks = (c.total_tiles + c.block_tiles - 1) // c.block_tiles
+    first = share(c.groups * blocks, worker, workers, 1)
+    last = share(c.groups * blocks, worker + 1, workers, 1)
+    v_buffer = np.empty(c.v_size + LINE, element)
+    m_buffer = np.empty(c.m_size + LINE, element)
+    window_buffer = np.empty(c.points * c.depth, element)
+    stage_buffer = np.empty((c.positions + LINE) * c.out_channels, element)
+    zero_buffer = np.zeros(c.m_row, element)
+    flag_buffer = np.zeros(1, np.int64)
+    inputs, outputs = on_line(v_buffer, element), on_line(m_buffer, element)
+    window, stage, zeros = data(window_buffer), data(stage_buffer), data(zero_buffer)
+    for unit in range(first, last):
+        group = unit // blocks
+        block = unit - group * blocks
+        first_tile = c.total_tiles * block // blocks
+        tiles = c.total_tiles * (block + 1) // blocks - first_tile
+        for q in range(tiles):
+            planes = offset(inputs, q * c.v_row)
+            transform_tile(call, x, group, first_tile + q, planes, window, element)
+        multiply_planes(call, group, tiles, inputs, outputs, zeros, element)
+        for q in range(tiles):
+            planes = offset(outputs, q * c.m_row)
+            flag_buffer[0] = 0
+            flag = flag_buffer.ctypes.data
+            invert_tile(call, y, group, first_tile + q, planes, stage, flag, element)
+            if flag_buffer[0]:
+                store(marks, first_tile + q, 1)
+                store(marks, c.total_tiles, 1)
+    keep(v_buffer)
+    keep(m_buffer)
+    keep(window_buffer)
+    keep(stage_buffer)
+    keep(zero_buffer)
+    keep(flag_buffer)
+
+
+@functools.cache
+def skeleton_address(dtype: np.dtype) -> int:
+    """Compile the skeleton for `dtype`, once a process, and return its address."""
+    return _jit.c_address(convolve_transformed, signature_of(dtype))
+
+
+@_jit.jit
+def overlap(call, x, y):
+    """Whether the memory that x and y span has a byte in common."""
+    c = record(call, 0, "transform")
+    return x + c.x_low < y + c.y_high and y + c.y_low < x + c.x_high
+
+
+@_jit.jit
+def launch(kernel, call, x, y, redo):
+    """Run the skeleton in this thread, unless x and y (arrays or addresses) overlap."""
+    x_address, y_address, marks = address(x), address(y), address(redo)
+    if overlap(call, x_address, y_address):
+        return False
+    call_address(kernel, (0, call, x_address, y_address, 0, 1, marks))
+    return True
+
+
+@_jit.parallel_jit
+def launch_parallel(kernel, call, x, y, workers, redo):
+    """As `launch`, in `workers` shares, each in a thread."""
+    x_address, y_address, marks = address(x), address(y), address(redo)
+    if overlap(call, x_address, y_address):
+        return False
+    for worker in numba.prange(workers):
+        call_address(kernel, (0, call, x_address, y_address, worker, workers, marks))
+    return True
+
+
+@_jit.jit
+def transform_rows(kernel, rows, planes, vectors):
+    """Transform the rows of one array into the rows of another; both C-contiguous."""
+    arguments = (
+        0, data(rows), data(planes), data(rows),
+        rows.shape[1], planes.shape[1], vectors, 0, 0, 0,
+    )  # fmt: skip
+    call_address(kernel, arguments)
+
+
+@_jit.jit
+def launch_ranges(kernel, call, x, y, ranges):
+    """Run `macrokernel.convolve_range` for each pair (first, last) of positions."""
+    x_address, y_address = address(x), address(y)
+    for i in range(ranges.shape[0]):
+        call_address(kernel, (0, call, x_address, y_address, ranges[i, 0], ranges[i, 1], 0))
