@@ -105,7 +105,8 @@ def warmup(*what: Any, progress: bool | None = None) -> None:
         Layers whose kernels are needed, or dtypes (float32, float64) for the common
         kernels of that precision: all but those of unusual small groups, of depthwise and
         narrow layers whose stride differs from their dilation, of channel-first arrays, of one
-        dilated channel, and of outputs of 16 MiB and more. Nothing stands for both.
+        dilated channel, of outputs of 16 MiB and more, and transforms, of which a layer
+        needs few. Nothing stands for both.
     progress : bool, optional
         Whether to show a progress bar; by default on a terminal. It needs tqdm.
 

@@ -85,7 +85,7 @@ def calls():
     for channels in (1, 4, 15, 16, 17, 31, 40, 64, 100, 128):
         for layer in (Conv1D(3, 20, channels), Conv1D(5, channels, channels, num_groups=channels)):
             layer(np.zeros((1, 100, layer.in_channels), np.float32))
-    Conv1D(3, 64, 64)(np.zeros((1, 1000, 64), np.float32))
+    Conv1D(3, 64, 64, algorithm="direct")(np.zeros((1, 1000, 64), np.float32))
 assert_warm(calls)
 """
     python(code, NUMBACONV_CACHE_DIR=tmp_path, NUMBA_NUM_THREADS="3", NUMBA_OPT="1")
@@ -99,7 +99,7 @@ def calls():
     for dtype in (np.float32, np.float64):
         for layer in (Conv1D(3, 20, 33, dtype), Conv1D(5, 24, 24, dtype, num_groups=24)):
             layer(np.zeros((1, 100, layer.in_channels), dtype))
-        Conv1D(3, 64, 64, dtype)(np.zeros((1, 1000, 64), dtype))
+        Conv1D(3, 64, 64, dtype, algorithm="direct")(np.zeros((1, 1000, 64), dtype))
 assert_warm(calls)
 """
     python(code, NUMBACONV_CACHE_DIR=tmp_path, NUMBA_NUM_THREADS="3", NUMBA_OPT="1")
