@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV   ?= .venv
 PIP    := $(VENV)/bin/python -m pip --quiet --disable-pip-version-check
 
-.PHONY: help demo test test-all lint format bench peers bench-peers bench-runtime clean
+.PHONY: help demo test test-all lint format bench peers bench-peers gpu bench-runtime clean
 
 help:  ## Show the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## / — /'
@@ -42,6 +42,13 @@ peers:  ## One virtual environment for each peer, in .peers
 bench-peers: $(VENV)/dev  ## Measure against the peers and write a report
 	$(VENV)/bin/python -m benchmarks.run --out benchmarks/results $(ARGS)
 	$(VENV)/bin/python -m benchmarks.report benchmarks/results --readme README.md
+
+# GPU_PYTHON names an interpreter that has numba-cuda, torch and CuPy already.
+gpu: $(if $(GPU_PYTHON),,$(VENV)/dev)  ## With an NVIDIA GPU: conformance on the device, then times
+	@$(or $(GPU_PYTHON),$(VENV)/bin/python) -m benchmarks.gpu --check
+	NUMBACONV_TEST_DEVICE=cuda $(or $(GPU_PYTHON),$(VENV)/bin/python) -m pytest \
+	    tests/cuda/test_kernels.py tests/conformance/test_exact.py tests/conformance/test_bounds.py $(ARGS)
+	$(or $(GPU_PYTHON),$(VENV)/bin/python) -m benchmarks.gpu --out benchmarks/results
 
 bench-runtime: $(VENV)/dev  ## Import, first call, steady call, parallel launch
 	$(VENV)/bin/python -m benchmarks.runtime $(ARGS)

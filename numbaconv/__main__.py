@@ -58,6 +58,18 @@ def cpu_facts() -> dict[str, str]:
     }
 
 
+def cuda_state() -> str:
+    """The first device, or what CUDA lacks here."""
+    from .cuda import driver
+
+    missing = driver.missing()
+    if missing is not None:
+        return missing
+    device = driver.driver().device(0)
+    major, minor = device.capability
+    return f"{device.name}, compute capability {major}.{minor}"
+
+
 def facts() -> dict[str, str]:
     """Everything that `info` prints."""
     prefixes = ("NUMBACONV_", "NUMBA_")
@@ -70,7 +82,7 @@ def facts() -> dict[str, str]:
         **cpu_facts(),
         "threads": str(_threads.get_num_threads()),
         "kernel cache": cache_state(),
-        "cuda": "not served by this version",
+        "cuda": cuda_state(),
         **{package: version(package) for package in PACKAGES},
         "environment": ", ".join(variables) or "nothing set",
     }

@@ -23,6 +23,11 @@ SHORT, LONG = 64, 8192
 
 def jobs_of_layer(layer: Conv1D) -> Iterator[Job]:
     """What `layer` needs for short and long inputs: kernels, macrokernels, launchers."""
+    if layer._is_cuda(on_cuda=False):
+        length = layer.kernel_size * layer.dilation + SHORT
+        shape = (1, layer.in_channels, length) if layer.permute else (1, length, layer.in_channels)
+        yield f"{layer}", lambda: layer(np.zeros(shape, layer.dtype))
+        return
     for more in (SHORT, LONG):
         problem = layer._problem(1, layer.kernel_size * layer.dilation + more)
         transforms = dispatch.chosen(problem).name in TRANSFORMS

@@ -59,6 +59,14 @@ def cpu_kernels() -> tuple[Kernel, ...]:
 
 
 @functools.cache
+def cuda_kernels() -> tuple[Any, ...]:
+    """The kernels of CUDA devices, in order of preference."""
+    from .cuda.families import FAMILIES
+
+    return FAMILIES
+
+
+@functools.cache
 def cpu_target() -> Any:
     """The processor to block for; None where nothing will be compiled."""
     if _jit.is_disabled():

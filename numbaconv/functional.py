@@ -8,9 +8,20 @@ import numpy as np
 
 from ._threads import as_threads
 from .dispatch import make_plan
-from .interop import as_numpy, empty_output, is_native, require_dtype
+from .interop import as_numpy, empty_output, is_native, is_on_cuda, require_dtype
 from .plan import Array, Plan
-from .problem import Algorithm, ConvProblem, Geometry, Padding, PaddingMode, as_dtype, as_integer
+from .problem import (
+    PRECISIONS,
+    Algorithm,
+    ConvProblem,
+    Geometry,
+    Padding,
+    PaddingMode,
+    Precision,
+    as_dtype,
+    as_integer,
+    as_word,
+)
 from .weights import Weights, checked
 
 
@@ -73,7 +84,7 @@ def execute(
 
 
 def function_geometry(
-    filter: Array,
+    shape: tuple[int, ...],
     stride: int,
     padding: Padding,
     dilation: int,
@@ -81,15 +92,15 @@ def function_geometry(
     padding_mode: PaddingMode,
     permute: bool,
 ) -> Geometry:
-    """The geometry that a filter and the parameters of `conv1d` describe."""
+    """The geometry that a filter's shape and the parameters of `conv1d` describe."""
     layout = "(C_out, C_in/G, K)" if permute else "(K, C_in/G, C_out)"
-    if filter.ndim != 3:
+    if len(shape) != 3:
         raise ValueError(
-            f"filter must have 3 dimensions {layout}, got {filter.ndim} with shape {filter.shape}"
+            f"filter must have 3 dimensions {layout}, got {len(shape)} with shape {shape}"
         )
-    if 0 in filter.shape:
-        raise ValueError(f"filter {layout} must not be empty, got shape {filter.shape}")
-    taps, depth, out_channels = filter_to_kio(filter, permute).shape
+    if 0 in shape:
+        raise ValueError(f"filter {layout} must not be empty, got shape {shape}")
+    taps, depth, out_channels = shape[::-1] if permute else shape
     groups = as_integer(num_groups, "num_groups", minimum=1)
     return Geometry(
         taps, depth * groups, out_channels, stride, padding, dilation, groups, padding_mode
@@ -107,10 +118,11 @@ def conv1d(
     num_groups: int = 1,
     padding_mode: PaddingMode = "zeros",
     permute: bool = False,
-    out: Array | None = None,
+    out: Any = None,
     algorithm: Algorithm = "auto",
     threads: int | None = None,
-) -> Array:
+    precision: Precision = "exact",
+) -> Any:
     """Convolve the rows of `x` with a filter (cross-correlation: the kernel is not flipped).
 
     The filter is packed in every call; where one filter meets many inputs, use `Conv1D`.
@@ -118,7 +130,9 @@ def conv1d(
     Parameters
     ----------
     x : array, shape (N, L, C_in)
-        float32 or float64, any strides; (N, C_in, L) with `permute`.
+        float32 or float64, any strides; (N, C_in, L) with `permute`. An array on a CUDA
+        device, which may also be float16 or bfloat16, is convolved there, on the caller's
+        current stream.
     filter : array, shape (K, C_in/G, C_out)
         Of the dtype of `x`; (C_out, C_in/G, K) with `permute`.
     bias : array, shape (C_out,), optional
@@ -134,8 +148,9 @@ def conv1d(
         What stands in the padding.
     permute : bool, default False
         Order axes as PyTorch does.
-    out : numpy.ndarray, optional
-        Where to write y: its shape and dtype, any strides. Overlap with `x` is allowed.
+    out : array, optional
+        Where to write y: its shape and dtype, any strides. Overlap with `x` is allowed in
+        host memory. On the device of `x` if that is a CUDA device.
     algorithm : {"auto", "direct", "winograd", "fft"}
         "direct" sums products one by one: every element holds the bound that `explain`
         states, and its bits depend on its receptive field alone. "winograd" and "fft" save
@@ -144,11 +159,14 @@ def conv1d(
         estimated to be the fastest.
     threads : int, optional
         Threads of this call, by default those of `set_num_threads`.
+    precision : {"exact", "3xtf32", "tf32"}
+        How a GPU may multiply float32: "tf32" rounds factors to 11 bits, "3xtf32" splits each
+        into two such numbers and comes close to float32. The CPU is always exact.
 
     Returns
     -------
-    numpy.ndarray, shape (N, L_out, C_out)
-        `out` if given. (N, C_out, L_out) with `permute`.
+    array, shape (N, L_out, C_out)
+        `out` if given, else a new array of the kind of `x`. (N, C_out, L_out) with `permute`.
         L_out = (L + left + right - dilation*(K-1) - 1)//stride + 1.
 
     Raises
@@ -157,6 +175,8 @@ def conv1d(
         For inputs that are not arrays, or whose dtypes differ.
     ValueError
         For shapes and parameters that do not fit together.
+    RuntimeError
+        For an array on a CUDA device where numba-cuda or a driver is missing.
 
     See Also
     --------
@@ -171,6 +191,15 @@ def conv1d(
     >>> conv1d(x, difference, padding="causal").ravel().tolist()
     [0.0, 1.0, 1.0, 1.0, 1.0]
     """
+    if is_on_cuda(x):
+        from .cuda.function import conv1d_on_device
+
+        return conv1d_on_device(
+            x, filter, bias, out, stride=stride, padding=padding, dilation=dilation,
+            num_groups=num_groups, padding_mode=padding_mode, permute=permute,
+            algorithm=algorithm, precision=precision,
+        )  # fmt: skip
+    as_word(precision, "precision", PRECISIONS)
     problem, weights, x = function_problem(
         x, filter, bias, stride=stride, padding=padding, dilation=dilation,
         num_groups=num_groups, padding_mode=padding_mode, permute=permute, algorithm=algorithm,
@@ -196,7 +225,9 @@ def function_problem(
 ) -> tuple[ConvProblem, Weights, Array]:
     """Validate the arguments of `conv1d`; return its problem, weights and channel-last x."""
     taps = as_numpy(filter, "filter")
-    geometry = function_geometry(taps, stride, padding, dilation, num_groups, padding_mode, permute)
+    geometry = function_geometry(
+        taps.shape, stride, padding, dilation, num_groups, padding_mode, permute
+    )
     dtype = as_dtype(as_numpy(x, "x").dtype, "the dtype of x")
     require_dtype(taps, "filter", dtype)
     x = checked_input(x, geometry, dtype, permute)

@@ -7,6 +7,25 @@ from typing import Any
 
 import numpy as np
 
+# Codes of DLPack: memory of a device, and memory that host and device share.
+CPU, CUDA, CUDA_MANAGED = 1, 2, 13
+
+
+def dlpack_device(value: Any) -> tuple[int, int]:
+    """(kind, number) of the device of an array; the CPU if it does not say."""
+    ask = getattr(value, "__dlpack_device__", None)
+    kind, number = ask() if ask is not None else (CPU, 0)
+    return int(kind), int(number)
+
+
+def is_on_cuda(value: Any) -> bool:
+    """Whether `value` is an array on a CUDA device."""
+    if isinstance(value, np.ndarray):
+        return False
+    if dlpack_device(value)[0] in (CUDA, CUDA_MANAGED):
+        return True
+    return hasattr(value, "__cuda_array_interface__")
+
 
 def as_numpy(value: Any, name: str) -> np.ndarray[Any, Any]:
     """Return an ndarray that shares memory with `value`.
@@ -34,7 +53,7 @@ def as_numpy(value: Any, name: str) -> np.ndarray[Any, Any]:
         array = np.asarray(value)
     elif hasattr(value, "__cuda_array_interface__"):
         raise TypeError(
-            f"{name} lies on a CUDA device, which this version of numbaconv does not serve; "
+            f"{name} lies on a CUDA device, and an array in host memory is expected; "
             f"copy it to the host first"
         )
     elif hasattr(value, "__dlpack__"):

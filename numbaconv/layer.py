@@ -12,15 +12,17 @@ import numpy as np
 from ._threads import as_threads
 from .dispatch import Explanation, explain_problem, make_plan
 from .functional import channel_last, checked_input, checked_out, execute, filter_to_kio
-from .interop import empty_output
+from .interop import empty_output, is_on_cuda
 from .plan import Array
 from .problem import (
     ALGORITHMS,
+    PRECISIONS,
     Algorithm,
     ConvProblem,
     Geometry,
     Padding,
     PaddingMode,
+    Precision,
     as_dtype,
     as_word,
 )
@@ -55,10 +57,11 @@ def as_device(device: Any) -> str | None:
     if device is None or device == "cpu":
         return device
     if isinstance(device, str) and device.split(":")[0] == "cuda":
-        raise RuntimeError(
-            f"device={device!r} asks for CUDA, which this version of numbaconv does not serve; "
-            f"use device='cpu' or leave it out"
-        )
+        from .cuda import execute
+
+        execute.require(f"device={device!r} asks for CUDA")
+        execute.ordinal_of(device)
+        return device
     raise ValueError(f"device must be None, 'cpu' or 'cuda', got {device!r}")
 
 
@@ -74,7 +77,8 @@ class Conv1D:
     in_channels, out_channels : int
         C_in and C_out, both divisible by `num_groups`.
     dtype : {float32, float64}, default float32
-        Of weights, inputs and outputs. Nothing is cast silently.
+        Of weights, inputs and outputs. Nothing is cast silently. With device="cuda" also
+        float16, and bfloat16 (of `ml_dtypes`); their sums are float32.
     stride : int, default 1
         Positions between outputs.
     padding : int, (int, int), "same", "valid" or "causal", default 0
@@ -84,8 +88,9 @@ class Conv1D:
         Positions between taps.
     num_groups : int, default 1
         G: output channels of one group see the input channels of that group only.
-    device : {None, "cpu"}
-        None: where the input lives.
+    device : {None, "cpu", "cuda", "cuda:0", ...}
+        None: where the input lives. With "cuda" NumPy arrays are copied to the device and
+        the result back. Weights live on the CPU and are copied to a device once.
     has_bias : bool, default False
         Whether a bias (C_out,) is added.
     permute : bool, default False
@@ -105,6 +110,9 @@ class Conv1D:
         Source of the initial weights, uniform in ±1/sqrt(K*C_in/G).
     threads : int, optional, keyword-only
         Threads of a call, by default those of `set_num_threads`.
+    precision : {"exact", "3xtf32", "tf32"}, keyword-only
+        How a GPU may multiply float32: "tf32" rounds factors to 11 bits, "3xtf32" splits each
+        into two such numbers and comes close to float32. The CPU is always exact.
 
     Attributes
     ----------
@@ -153,20 +161,22 @@ class Conv1D:
         algorithm: Algorithm = "auto",
         rng: Any = None,
         threads: int | None = None,
+        precision: Precision = "exact",
     ) -> None:
         self._geometry = Geometry(
             kernel_size, in_channels, out_channels, stride, padding, dilation, num_groups,
             padding_mode,
         )  # fmt: skip
-        self._dtype = as_dtype(dtype)
-        self._padding = padding
         self._device = as_device(device)
+        self._dtype = as_dtype(dtype, on_cuda=device not in (None, "cpu"))
+        self._padding = padding
         self._permute = bool(permute)
         if name is not None and not isinstance(name, str):
             raise TypeError(f"name must be a string or None, got {name!r}")
         self.name = name
         self._algorithm = as_word(algorithm, "algorithm", ALGORITHMS)
         self._threads = None if threads is None else as_threads(threads)
+        self._precision = as_word(precision, "precision", PRECISIONS)
         self._set_weights(*initial_weights(self._geometry, self._dtype, bool(has_bias), rng))
 
     # --- parameters, fixed at construction
@@ -184,6 +194,7 @@ class Conv1D:
     permute = property(lambda self: self._permute, doc="Whether axes are in PyTorch's order.")
     threads = property(lambda self: self._threads, doc="Threads of a call, None by default.")
     algorithm = property(lambda self: self._algorithm, doc='"auto", "direct", "winograd" or "fft".')
+    precision = property(lambda self: self._precision, doc='"exact", "3xtf32" or "tf32".')
 
     # --- weights
     @property
@@ -273,26 +284,30 @@ class Conv1D:
     def _problem(self, batch: int, length: int) -> ConvProblem:
         return ConvProblem(
             self._geometry, batch, length, self._dtype,
-            has_bias=self.has_bias, algorithm=self._algorithm,
+            has_bias=self.has_bias, algorithm=self._algorithm, precision=self._precision,
             layout="NCL" if self._permute else "NLC",
         )  # fmt: skip
 
-    def __call__(self, x: Any, out: Array | None = None, *, threads: int | None = None) -> Array:
+    def __call__(self, x: Any, out: Any = None, *, threads: int | None = None) -> Any:
         """Convolve `x`.
 
         Parameters
         ----------
         x : array, shape (N, L, C_in)
-            Of the layer's dtype, any strides, never written; (N, C_in, L) with `permute`.
-        out : numpy.ndarray, optional
-            Where to write y: its shape and dtype, any strides. Overlap with `x` is allowed.
+            Of the layer's dtype, any strides, never written; (N, C_in, L) with `permute`. An
+            array on a CUDA device (CuPy, torch, JAX, numba and others) is convolved there, on
+            the caller's current stream, without a copy.
+        out : array, optional
+            Where to write y: its shape and dtype, any strides. Overlap with `x` is allowed in
+            host memory. Of the kind of `x`.
         threads : int, optional
             Threads of this call, by default those of the layer or of `set_num_threads`.
 
         Returns
         -------
-        numpy.ndarray, shape (N, L_out, C_out)
-            `out` if given. (N, C_out, L_out) with `permute`.
+        array, shape (N, L_out, C_out)
+            `out` if given, else a new array of the kind of `x`. (N, C_out, L_out) with
+            `permute`.
 
         Raises
         ------
@@ -316,6 +331,9 @@ class Conv1D:
     def _checked_call(
         self, weights: Weights, x: Any, out: Array | None, threads: int | None
     ) -> Array:
+        on_cuda = is_on_cuda(x)
+        if self._is_cuda(on_cuda):
+            return self._cuda_call(weights, x, out, on_cuda)
         view = checked_input(x, self._geometry, self._dtype, self._permute)
         extent = view.shape[:2]
         plan = weights.plans.get(extent)
@@ -329,8 +347,41 @@ class Conv1D:
             remember(weights.calls, (x.shape, x.strides), (call, y.shape))
         return y if out is None else out
 
+    def _is_cuda(self, on_cuda: bool) -> bool:
+        """Whether an x that lies on a CUDA device, or does not, is convolved on one."""
+        return on_cuda if self._device is None else self._device != "cpu"
+
+    def _cuda_call(self, weights: Weights, x: Any, out: Any, on_cuda: bool) -> Any:
+        from .cuda import execute
+
+        if not on_cuda:
+            view = checked_input(x, self._geometry, self._dtype, self._permute)
+            problem = self._problem(view.shape[0], view.shape[1])
+            target = None if out is None else checked_out(out, problem, self._permute)
+            y = execute.from_host(view, problem, weights, execute.ordinal_of(self._device or ""))
+            if target is None:
+                return np.ascontiguousarray(channel_last(y, self._permute))
+            target[...] = y
+            return out
+        execute.require("x lies on a CUDA device")
+
+        def there(ordinal: int, stream: int) -> Any:
+            if ":" in (self._device or "") and execute.ordinal_of(self._device or "") != ordinal:
+                raise ValueError(f"x lies on device {ordinal}, and the layer on {self._device!r}")
+            return execute.DeviceWeights.of(weights, ordinal)
+
+        return execute.on_device(x, out, self._problem, there, self._dtype, self._permute)
+
     def explain(self, x: Any) -> Explanation:
         """Say which kernel runs for `x`; see `numbaconv.explain`."""
+        if self._is_cuda(is_on_cuda(x)):
+            from .cuda import execute
+
+            execute.require("x lies on a CUDA device")
+            ordinal = execute.ordinal_of(self._device or "cuda")
+            return execute.explain(
+                x, self._problem, self._weights, self._dtype, self._permute, ordinal
+            )
         view = checked_input(x, self._geometry, self._dtype, self._permute)
         return explain_problem(self._problem(view.shape[0], view.shape[1]), self._weights)
 
@@ -349,6 +400,7 @@ class Conv1D:
         defaults = dict(
             stride=1, padding=0, dilation=1, num_groups=1, device=None, has_bias=False,
             permute=False, name=None, padding_mode="zeros", algorithm="auto", threads=None,
+            precision="exact",
         )  # fmt: skip
         changed = [
             f"{key}={getattr(self, key)!r}"

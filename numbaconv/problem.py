@@ -15,12 +15,16 @@ import numpy as np
 PaddingMode = Literal["zeros", "reflect", "replicate", "circular"]
 Algorithm = Literal["auto", "direct", "winograd", "fft"]
 Layout = Literal["NLC", "NCL"]
+Precision = Literal["exact", "3xtf32", "tf32"]
 Padding = int | tuple[int, int] | Literal["same", "valid", "causal"]
 
 PADDING_MODES: tuple[str, ...] = get_args(PaddingMode)
 PADDING_WORDS = ("same", "valid", "causal")
 ALGORITHMS: tuple[str, ...] = get_args(Algorithm)
+PRECISIONS: tuple[str, ...] = get_args(Precision)
 DTYPES = (np.dtype(np.float32), np.dtype(np.float64))
+# On CUDA devices too; bfloat16 is a dtype of `ml_dtypes`.
+HALVES = ("float16", "bfloat16")
 
 
 def as_integer(value: Any, name: str, minimum: int | None = None) -> int:
@@ -40,16 +44,31 @@ def as_word(value: Any, name: str, words: tuple[str, ...]) -> Any:
     return value
 
 
-def as_dtype(value: Any, name: str = "dtype") -> np.dtype[Any]:
+def as_dtype(value: Any, name: str = "dtype", on_cuda: bool = False) -> np.dtype[Any]:
     """Return `value` as one of the supported dtypes, in native byte order."""
+    if on_cuda and getattr(value, "name", value) == "bfloat16":
+        value = as_bfloat16(value)
     try:
         dtype = np.dtype(value).newbyteorder("=")
     except (TypeError, ValueError, SyntaxError):  # NumPy parses strings such as "f4,f8"
         dtype = None
     # None is a dtype to NumPy (float64), and equals one.
-    if value is None or dtype is None or dtype not in DTYPES:
-        raise TypeError(f"{name} must be float32 or float64, got {value!r}")
+    known = dtype in DTYPES or (on_cuda and dtype is not None and dtype.name in HALVES)
+    if value is None or dtype is None or not known:
+        names = "float16, bfloat16, float32 or float64" if on_cuda else "float32 or float64"
+        raise TypeError(f"{name} must be {names}, got {value!r}")
     return dtype
+
+
+def as_bfloat16(value: Any) -> Any:
+    """NumPy's bfloat16, or which package has it."""
+    try:
+        import ml_dtypes
+    except ImportError:
+        raise TypeError(
+            f"{value} needs ml_dtypes, which gives NumPy this dtype: pip install ml_dtypes"
+        ) from None
+    return ml_dtypes.bfloat16
 
 
 def as_padding(value: Any, kernel_size: int, dilation: int) -> tuple[int, int] | Literal["same"]:
@@ -156,7 +175,7 @@ class ConvProblem:
     batch, length : int
         N and L of the input (N, L, C_in).
     dtype, filter_dtype, accumulator_dtype, out_dtype : numpy.dtype
-        Of x, of filter and bias, of the sums, and of y. All equal today.
+        Of x, of filter and bias, of the sums, and of y. Only that of the sums may differ.
     has_bias : bool
         The only epilogue so far.
     algorithm : {"auto", "direct", "winograd", "fft"}
@@ -164,6 +183,8 @@ class ConvProblem:
         Which axis the caller's arrays have last; no result depends on it.
     filter_is_new : bool
         Whether this call has to prepare the filter, too: "auto" then counts that.
+    precision : {"exact", "3xtf32", "tf32"}
+        How products of float32 may be formed where a GPU has tf32; see `Conv1D`.
 
     Raises
     ------
@@ -180,9 +201,11 @@ class ConvProblem:
     algorithm: Algorithm = "auto"
     layout: Layout = "NLC"
     filter_is_new: bool = False
+    precision: Precision = "exact"
 
     def __post_init__(self) -> None:
         as_word(self.algorithm, "algorithm", ALGORITHMS)
+        as_word(self.precision, "precision", PRECISIONS)
         self._check_length()
         self._check_border()
 
@@ -216,7 +239,12 @@ class ConvProblem:
                 f"{self.cropped_length} of x (after cropping), got {self.padding}"
             )
 
-    filter_dtype = accumulator_dtype = out_dtype = property(lambda self: self.dtype)
+    filter_dtype = out_dtype = property(lambda self: self.dtype)
+
+    @property
+    def accumulator_dtype(self) -> np.dtype[Any]:
+        """Of the sums: float32 where elements are narrower."""
+        return self.dtype if self.dtype in DTYPES else DTYPES[0]
 
     @cached_property
     def padding(self) -> tuple[int, int]:

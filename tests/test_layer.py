@@ -13,6 +13,7 @@ import pytest
 import numbaconv.layer as layer_module
 from numbaconv import Conv1D, explain, reference
 from numbaconv._threads import max_threads
+from numbaconv.cuda.driver import missing
 from numbaconv.layer import PLANS_KEPT
 from numbaconv.problem import ConvProblem
 
@@ -144,6 +145,7 @@ def test_cpu_devices(device):
     assert_is_definition(layer, normal(1, 9, 4), layer(normal(1, 9, 4)))
 
 
+@pytest.mark.skipif(missing() is None, reason="CUDA can be used here")
 @pytest.mark.parametrize("device", ["cuda", "cuda:1"])
 def test_cuda_is_a_runtime_error_with_a_way_out(device):
     with pytest.raises(RuntimeError, match=rf"device='{device}'.*use device='cpu'"):

@@ -30,10 +30,11 @@ SIGNATURES = {
         "dilation: 'int' = 1, num_groups: 'int' = 1, device: 'str | None' = None, "
         "has_bias: 'bool' = False, permute: 'bool' = False, name: 'str | None' = None, *, "
         "padding_mode: 'PaddingMode' = 'zeros', algorithm: 'Algorithm' = 'auto', "
-        "rng: 'Any' = None, threads: 'int | None' = None) -> 'None'"
+        "rng: 'Any' = None, threads: 'int | None' = None, "
+        "precision: 'Precision' = 'exact') -> 'None'"
     ),
     Conv1D.__call__: (
-        "(self, x: 'Any', out: 'Array | None' = None, *, threads: 'int | None' = None) -> 'Array'"
+        "(self, x: 'Any', out: 'Any' = None, *, threads: 'int | None' = None) -> 'Any'"
     ),
     Conv1D.load_state_dict: ("(self, state: 'Mapping[str, Any]', strict: 'bool' = True) -> 'None'"),
     Conv1D.state_dict: "(self) -> 'dict[str, Array]'",
@@ -42,8 +43,8 @@ SIGNATURES = {
         "(x: 'Any', filter: 'Any', bias: 'Any' = None, *, stride: 'int' = 1, "
         "padding: 'Padding' = 0, dilation: 'int' = 1, num_groups: 'int' = 1, "
         "padding_mode: 'PaddingMode' = 'zeros', permute: 'bool' = False, "
-        "out: 'Array | None' = None, algorithm: 'Algorithm' = 'auto', "
-        "threads: 'int | None' = None) -> 'Array'"
+        "out: 'Any' = None, algorithm: 'Algorithm' = 'auto', "
+        "threads: 'int | None' = None, precision: 'Precision' = 'exact') -> 'Any'"
     ),
     numbaconv.explain: "(layer: 'Conv1D', x: 'Any') -> 'Explanation'",
     numbaconv.set_num_threads: "(threads: 'int | None') -> 'None'",
@@ -69,6 +70,7 @@ ATTRIBUTES = [
     "padding",
     "padding_mode",
     "permute",
+    "precision",
     "state_dict",
     "stride",
     "threads",

@@ -1,6 +1,7 @@
 """How every suite here runs a case and compares what comes out."""
 
 import dataclasses
+import os
 from contextlib import contextmanager
 
 import numpy as np
@@ -11,12 +12,15 @@ from numbaconv.cpu import blocking, target
 from tests import oracle
 from tests.strategies import laid_out, small_integers, whole_memory
 
+# `make gpu` runs these suites on a GPU: NumPy arrays are copied in and out.
+DEVICE = os.environ.get("NUMBACONV_TEST_DEVICE")
+
 
 def make_layer(case, filter, bias, algorithm="direct"):
     """The layer of a case, holding these weights."""
     layer = Conv1D(
         case.kernel_size, case.in_channels, case.out_channels, case.dtype,
-        has_bias=bias is not None, algorithm=algorithm, **case.parameters,
+        has_bias=bias is not None, algorithm=algorithm, device=DEVICE, **case.parameters,
     )  # fmt: skip
     layer.filter = filter
     if bias is not None:
@@ -27,6 +31,8 @@ def make_layer(case, filter, bias, algorithm="direct"):
 def ways_to_run(case, x, filter, bias, algorithm="direct"):
     """The layer and the function as callables of `out`."""
     layer = make_layer(case, filter, bias, algorithm)
+    if DEVICE is not None:  # the function computes where x lies
+        return {"Conv1D": lambda out: layer(x, out=out)}
     return {
         "Conv1D": lambda out: layer(x, out=out),
         "conv1d": lambda out: conv1d(

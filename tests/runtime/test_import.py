@@ -69,4 +69,6 @@ def test_scipy_comes_with_numba_or_not_at_all(looked):
 
 
 def test_nothing_of_cuda_is_imported(looked):
-    assert not [name for name in looked["all"] if "cuda" in name.lower()]
+    found = {name for name in looked["all"] if "cuda" in name.lower()}
+    # Where numba-cuda is installed, Python itself loads this at its start, by a .pth file.
+    assert found <= {"_numba_cuda_redirector"}

@@ -64,7 +64,7 @@ def test_cache_that_is_off_or_has_no_place(info):
 
 
 def test_environment_and_cuda(facts):
-    assert "cuda" in facts
+    assert re.search(r"compute capability|not installed|driver", facts["cuda"])
     assert "NUMBA_NUM_THREADS=2" in facts["environment"]
     assert "NUMBACONV_CACHE_DIR=" in facts["environment"]
 

@@ -1,0 +1,1 @@
+"""CUDA kernels, written in Python and compiled by numba-cuda; imported when CUDA is asked for."""

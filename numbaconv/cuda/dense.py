@@ -1,0 +1,161 @@
+"""Dense and grouped convolution: which tile of which pipeline, and how it is launched."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import Any
+
+from ..problem import ConvProblem
+from .ffma import FfmaTile
+from .kernel import MAX_BLOCKS_YZ, Family, LaunchShape, Site, Tile, common_values, fits_int32
+from .mma import MmaTile
+from .slab import SlabTile
+
+# A chunk of channels has 16 to 64 of them, a tile 64 columns or more; with fewer channels than
+# these nearly all products are zeros.
+LEAST_CHANNELS = 12
+
+# The share of the large tile's rate that each tile reaches: a guess until a GPU has been at hand.
+SHARE = {(128, 128): 1.0, (64, 64): 0.8}
+
+
+def swizzle_of(stride: int) -> int:
+    """By how much rows are shifted before they choose a place: see `slab.copy_x_text`."""
+    return {2: 1, 4: 2}.get(stride, 0)
+
+
+class SlabFamily(Family):
+    """Problems of which a slab of x fits in shared memory."""
+
+    @abstractmethod
+    def refuses(self, problem: ConvProblem, site: Site) -> str | None:
+        """Return why the arithmetic of this family does not suit `problem`."""
+
+    @abstractmethod
+    def tiles(self, problem: ConvProblem, width: int) -> list[SlabTile]:
+        """Tiles that may serve, the largest first."""
+
+    def declines(self, problem: ConvProblem, site: Site) -> str | None:
+        g = problem.geometry
+        reason = self.refuses(problem, site)
+        if reason is not None:
+            return reason
+        if site.device.capability < (8, 0):
+            return "asynchronous copies need compute capability 8.0"
+        if not site.is_channel_last(problem):
+            return "channels do not lie side by side in x, filter or y"
+        if site.width(problem) is None:
+            return "channels are not whole words of 4 bytes, or not aligned to them"
+        if min(g.group_in_channels, g.group_out_channels) < LEAST_CHANNELS:
+            return f"fewer than {LEAST_CHANNELS} channels in or out of a group"
+        if not fits_int32(problem):
+            return "positions or weights beyond 32 bits"
+        fitting = self._fitting(problem, site)
+        if not fitting:
+            return (
+                f"no slab of {g.span} positions and more fits in "
+                f"{site.device.shared_memory >> 10} KiB of shared memory"
+            )
+        _, y, z = self._grid(problem, fitting[-1])
+        if max(y, z) > MAX_BLOCKS_YZ:
+            return f"more than {MAX_BLOCKS_YZ} batches, or groups by tiles of channels"
+        return None
+
+    def _fitting(self, problem: ConvProblem, site: Site) -> list[SlabTile]:
+        g, width = problem.geometry, site.width(problem) or 4
+        return [
+            tile
+            for tile in self.tiles(problem, width)
+            if tile.shared(g.stride, g.span, g.kernel_size) <= site.device.shared_memory
+        ]
+
+    @staticmethod
+    def _grid(problem: ConvProblem, tile: SlabTile) -> tuple[int, int, int]:
+        g = problem.geometry
+        across = -(-g.group_out_channels // tile.columns)
+        return -(-problem.length_out // tile.rows), g.num_groups * across, problem.batch
+
+    def tile(self, problem: ConvProblem, site: Site) -> SlabTile:
+        """The tile with which the busiest multiprocessor takes the least time."""
+
+        def cost(tile: SlabTile) -> float:
+            x, y, z = self._grid(problem, tile)
+            blocks = -(-x * y * z // site.device.multiprocessors)
+            return blocks * tile.rows * tile.columns / SHARE[tile.rows, tile.columns]
+
+        return min(self._fitting(problem, site), key=cost)
+
+    def launch_shape(self, problem: ConvProblem, site: Site, tile: Any) -> LaunchShape:
+        g = problem.geometry
+        values = common_values(problem, site)
+        values.update(
+            swizzle=swizzle_of(g.stride), slab_rows=tile.slab_rows(g.stride, g.span),
+            slabs=tile.slab_count(g.kernel_size),
+        )  # fmt: skip
+        shared = tile.shared(g.stride, g.span, g.kernel_size)
+        return LaunchShape(self._grid(problem, tile), shared, values)
+
+
+class Ffma(SlabFamily):
+    """float32, every product and sum rounded as on the CPU."""
+
+    name = "ffma"
+
+    def refuses(self, problem: ConvProblem, site: Site) -> str | None:
+        return None if problem.dtype == "float32" else f"multiplies float32, not {problem.dtype}"
+
+    def tiles(self, problem: ConvProblem, width: int) -> list[SlabTile]:
+        return [FfmaTile(128, 128, width, 3), FfmaTile(64, 64, width, 3)]
+
+    def shipped(self) -> list[Tile]:
+        return [tile for width in (16, 4) for tile in self.tiles(None, width)]  # type: ignore
+
+
+def product_of(problem: ConvProblem) -> str | None:
+    """What a tensor core is to multiply, None if it cannot."""
+    halves = {"float16": "f16", "bfloat16": "bf16"}
+    if problem.dtype == "float32":
+        return None if problem.precision == "exact" else problem.precision
+    return halves.get(problem.dtype.name)
+
+
+class Mma(SlabFamily):
+    """float16 and bfloat16, and float32 where tf32 has been allowed; sums are float32."""
+
+    name = "mma"
+
+    def refuses(self, problem: ConvProblem, site: Site) -> str | None:
+        if product_of(problem) is not None:
+            return None
+        if problem.dtype == "float32":
+            return "would round products to tf32: ask for precision='tf32' or '3xtf32'"
+        return f"tensor cores of this family do not multiply {problem.dtype}"
+
+    def tiles(self, problem: ConvProblem, width: int) -> list[SlabTile]:
+        return mma_tiles(product_of(problem) or "", width)
+
+    def error_bound(self, problem: ConvProblem) -> str:
+        bound = super().error_bound(problem)
+        more = {"tf32": "10", "3xtf32": "20"}.get(product_of(problem) or "")
+        return bound if more is None else f"|x|*|w|/2^{more} more than for exact products: {bound}"
+
+    def shipped(self) -> list[Tile]:
+        return [
+            tile
+            for product in ("tf32", "3xtf32", "f16", "bf16")
+            for width in (16, 4)
+            for tile in mma_tiles(product, width)
+        ]
+
+
+def mma_tiles(product: str, width: int) -> list[SlabTile]:
+    """The tiles of one product, the largest first."""
+    # Both parts of the operands of 64x64 would not fit in the registers.
+    columns = 32 if product == "3xtf32" else 64
+    return [
+        MmaTile(128, 128, width, 3, product, 64, columns),
+        MmaTile(64, 64, width, 4, product, 32, 32),
+    ]
+
+
+FFMA, MMA = Ffma(), Mma()

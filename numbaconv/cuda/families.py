@@ -1,0 +1,11 @@
+"""All families of CUDA kernels, in the order of preference."""
+
+from __future__ import annotations
+
+from .dense import FFMA, MMA
+from .depthwise import DEPTHWISE
+from .kernel import Family
+from .resident import RESIDENT
+from .scalar import SCALAR
+
+FAMILIES: tuple[Family, ...] = (DEPTHWISE, RESIDENT, MMA, FFMA, SCALAR)

@@ -1,0 +1,210 @@
+"""What every CUDA kernel says of itself, and what it is told of the place where it runs.
+
+Everything here is plain Python: nothing is compiled and no device is needed.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from ..plan import error_bound
+from ..problem import ConvProblem
+from .storage import storage_of
+
+if TYPE_CHECKING:
+    from .plan import CudaPlan
+
+ADDRESSES = ("x", "w", "bias", "y")
+
+# `padding_mode` as kernels get it.
+MODES = {"zeros": 0, "reflect": 1, "replicate": 2, "circular": 3}
+
+# Blocks along the second and third axis of a grid.
+MAX_BLOCKS_YZ = 65535
+
+
+@dataclass(frozen=True)
+class Device:
+    """What dispatch and blocking need to know of a GPU.
+
+    Attributes
+    ----------
+    ordinal : int
+    name : str
+    capability : (int, int)
+        Compute capability, (9, 0) for sm_90.
+    multiprocessors : int
+    shared_memory : int
+        Most bytes of shared memory that one block can have.
+    """
+
+    ordinal: int
+    name: str
+    capability: tuple[int, int]
+    multiprocessors: int
+    shared_memory: int
+
+
+@dataclass(frozen=True)
+class Operand:
+    """Where an array lies: strides in bytes, and a power of two that divides its address."""
+
+    strides: tuple[int, ...]
+    alignment: int
+
+    def allows(self, width: int) -> bool:
+        """Whether pieces of `width` bytes may be read along the last axis, row by row."""
+        return self.alignment >= width and all(s % width == 0 for s in self.strides[:-1])
+
+
+@dataclass(frozen=True)
+class Site:
+    """The device a problem runs on, and how its operands lie there.
+
+    Attributes
+    ----------
+    x, y : Operand
+        (N, L, C_in) and (N, L_out, C_out).
+    filter, bias : Operand
+        (K, C_in/G, C_out) and (C_out,).
+    """
+
+    device: Device
+    x: Operand
+    y: Operand
+    filter: Operand
+    bias: Operand
+
+    def is_channel_last(self, problem: ConvProblem) -> bool:
+        """Whether channels lie side by side in x and y, and the filter without gaps."""
+        size = problem.dtype.itemsize
+        _, depth, outputs = problem.geometry.filter_shape
+        dense = (depth * outputs * size, outputs * size, size)
+        return (
+            self.x.strides[2] == self.y.strides[2] == size
+            and self.filter.strides == dense
+            and self.bias.strides == (size,)
+        )
+
+    def width(self, problem: ConvProblem) -> int | None:
+        """Bytes of the widest piece, 16 or 4, that divides all rows; None for less."""
+        g, size = problem.geometry, problem.dtype.itemsize
+        operands = (self.x, self.y, self.filter, self.bias)
+        for width in (16, 4):
+            channels = (g.group_in_channels * size, g.group_out_channels * size)
+            whole = all(c % width == 0 for c in channels)
+            if whole and all(operand.allows(width) for operand in operands):
+                return width
+        return None
+
+
+@dataclass(frozen=True)
+class LaunchShape:
+    """Grid, bytes of shared memory, and the value of each parameter that is no address."""
+
+    grid: tuple[int, int, int]
+    shared: int
+    values: dict[str, int]
+
+
+class Tile(ABC):
+    """One compiled kernel: a small description from which its code is generated.
+
+    Subclasses are frozen dataclasses, so that their `repr` names all that shapes the code.
+    Parameters are the four addresses, then `LONG` (int64), then `SHORT` (int32).
+    """
+
+    LONG: ClassVar[tuple[str, ...]]
+    SHORT: ClassVar[tuple[str, ...]]
+    # As `explain` says it; a family that has met a GPU names it here.
+    SEEN_ON: ClassVar[str] = "interpreted only, this kernel has not met a GPU yet"
+    # Blocks that shall fit on a multiprocessor at once: bounds the registers of a thread.
+    min_blocks: ClassVar[int] = 1
+
+    @property
+    @abstractmethod
+    def name(self) -> str:
+        """As `explain` shows it."""
+
+    @property
+    @abstractmethod
+    def threads(self) -> int:
+        """Threads of a block."""
+
+    @abstractmethod
+    def function(self) -> Callable[..., Any]:
+        """The kernel's Python function; this imports numba-cuda."""
+
+    @classmethod
+    def parameters(cls) -> tuple[str, ...]:
+        """Names in the order of the kernel's signature."""
+        return (*ADDRESSES, *cls.LONG, *cls.SHORT)
+
+
+class Family(ABC):
+    """A kernel of `dispatch` on CUDA devices."""
+
+    name: ClassVar[str]
+
+    @abstractmethod
+    def declines(self, problem: ConvProblem, site: Site) -> str | None:
+        """Return why this family does not take `problem` there, None if it does."""
+
+    @abstractmethod
+    def tile(self, problem: ConvProblem, site: Site) -> Tile:
+        """The tile that suits."""
+
+    @abstractmethod
+    def launch_shape(self, problem: ConvProblem, site: Site, tile: Any) -> LaunchShape:
+        """How `tile` is launched."""
+
+    @abstractmethod
+    def shipped(self) -> list[Tile]:
+        """Tiles that `tile` may return, for tests: all of a few, examples of a series."""
+
+    def error_bound(self, problem: ConvProblem) -> str:
+        """In words, as `numbaconv.plan.error_bound`; narrow results are rounded once more."""
+        bound = error_bound(problem)
+        if problem.out_dtype == problem.accumulator_dtype:
+            return bound
+        return f"{bound}; and half a unit in the last place of {problem.out_dtype} for y"
+
+    def plan(self, problem: ConvProblem, site: Site) -> CudaPlan:
+        """Compile or load the tile for the site's device, ready to launch."""
+        from .plan import CudaPlan
+
+        return CudaPlan(problem, site, self)
+
+
+def common_values(problem: ConvProblem, site: Site) -> dict[str, int]:
+    """Parameters that most kernels have. Negative padding has been cropped: see `x_offset`."""
+    g = problem.geometry
+    left, _ = problem.padding
+    return {
+        "x_n": site.x.strides[0], "x_l": site.x.strides[1],
+        "y_n": site.y.strides[0], "y_l": site.y.strides[1],
+        "length": problem.cropped_length, "length_out": problem.length_out,
+        "channels": g.in_channels, "out_channels": g.out_channels,
+        "group_in": g.group_in_channels, "group_out": g.group_out_channels,
+        "taps": g.kernel_size, "stride": g.stride, "dilation": g.dilation,
+        "left": max(0, left), "mode": MODES[g.padding_mode], "has_bias": int(problem.has_bias),
+    }  # fmt: skip
+
+
+def x_offset(problem: ConvProblem, site: Site) -> int:
+    """Bytes from the first element of x to the first that negative padding leaves."""
+    return max(0, -problem.padding[0]) * site.x.strides[1]
+
+
+def storage(problem: ConvProblem) -> Any:
+    return storage_of(problem.dtype)
+
+
+def fits_int32(problem: ConvProblem) -> bool:
+    """Whether positions and channels of one row can be counted by kernels."""
+    g = problem.geometry
+    reach = (problem.length_out + 512) * g.stride + g.span + problem.length
+    return max(reach, g.reduction * g.out_channels) < 2**31

@@ -1,0 +1,67 @@
+"""Kernels compiled once a session, and a fake driver that interprets them."""
+
+import functools
+import os
+from importlib.util import find_spec
+
+import pytest
+
+if find_spec("numba_cuda") is None:  # it is in the dependency group `cuda`, for Linux
+    collect_ignore_glob = ["*.py"]
+else:
+    from numbaconv.cuda import compiler, driver, execute
+    from numbaconv.cuda.compiler import Architecture, Image
+    from tests.cuda.fake_driver import FakeDriver
+
+
+@functools.cache
+def ptx_of(tile):
+    """(entry, PTX) of a tile for the oldest architecture, compiled once."""
+    return compiler.ptx(tile, Architecture(8, 0))
+
+
+def interpreted(tile, architecture):
+    """What `compiler.image` returns, with PTX in the place of machine code."""
+    entry, text = ptx_of(tile)
+    return Image(entry, text.encode())
+
+
+@pytest.fixture(scope="session")
+def session_driver():
+    return FakeDriver()
+
+
+@pytest.fixture(scope="module")
+def fake(session_driver):
+    """CUDA for the package, without a GPU."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(driver, "_driver", session_driver)
+        patch.setattr(compiler, "image", interpreted)
+        session_driver.reset()
+        yield session_driver
+    execute.plan_for.cache_clear()
+
+
+class Hardware:
+    """The real driver, as arrays of tests use it."""
+
+    def __init__(self):
+        self.driver = driver.driver()
+
+    def reset(self):
+        pass
+
+    def __getattr__(self, name):
+        def on_the_device(*arguments):
+            with self.driver.current(0):
+                return getattr(self.driver, name)(*arguments)
+
+        return on_the_device
+
+
+@pytest.fixture(scope="module")
+def gpu(request):
+    """The fake driver; with NUMBACONV_TEST_DEVICE=cuda, as `make gpu` sets it, a real GPU."""
+    if os.environ.get("NUMBACONV_TEST_DEVICE") == "cuda":
+        return Hardware()
+    return request.getfixturevalue("fake")
