@@ -42,16 +42,8 @@ class Plan(ABC):
         """Facts for `explain`: tile, blocking, threads."""
 
     def error_bound(self) -> str:
-        """What holds for the result; here the elementwise bound of direct summation.
-
-        (Higham 2002, section 3.1.)
-        """
-        terms = self.problem.geometry.reduction + 1
-        unit = np.finfo(self.problem.accumulator_dtype).eps / 2
-        return (
-            f"|error| <= gamma({terms})*(|x|*|w| + |b|) + {terms - 1}*tiny, "
-            f"gamma(n) = n*u/(1 - n*u), u = {unit:.3g}"
-        )
+        """What holds for the result, in words."""
+        return direct_error_bound(self.problem)
 
     def execute(self, x: Array, y: Array, threads: int | None = None) -> None:
         """Compute all of y from x, through a temporary where the two may overlap."""
@@ -60,3 +52,13 @@ class Plan(ABC):
         result = np.empty(y.shape, y.dtype)
         self.bind(x.strides, result.strides)(x, result, threads)
         y[...] = result
+
+
+def direct_error_bound(problem: ConvProblem) -> str:
+    """The elementwise bound of direct summation in words (Higham 2002, section 3.1)."""
+    terms = problem.geometry.reduction + 1
+    unit = np.finfo(problem.accumulator_dtype).eps / 2
+    return (
+        f"|error| <= gamma({terms})*(|x|*|w| + |b|) + {terms - 1}*tiny, "
+        f"gamma(n) = n*u/(1 - n*u), u = {unit:.3g}"
+    )

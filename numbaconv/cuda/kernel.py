@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from ..plan import error_bound
+from ..plan import direct_error_bound
 from ..problem import ConvProblem
 from .storage import storage_of
 
@@ -166,8 +166,8 @@ class Family(ABC):
         """Tiles that `tile` may return, for tests: all of a few, examples of a series."""
 
     def error_bound(self, problem: ConvProblem) -> str:
-        """In words, as `numbaconv.plan.error_bound`; narrow results are rounded once more."""
-        bound = error_bound(problem)
+        """In words, as `numbaconv.plan.direct_error_bound`; narrow results are rounded once more."""
+        bound = direct_error_bound(problem)
         if problem.out_dtype == problem.accumulator_dtype:
             return bound
         return f"{bound}; and half a unit in the last place of {problem.out_dtype} for y"
