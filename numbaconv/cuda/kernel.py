@@ -166,7 +166,7 @@ class Family(ABC):
         """Tiles that `tile` may return, for tests: all of a few, examples of a series."""
 
     def error_bound(self, problem: ConvProblem) -> str:
-        """In words, as `numbaconv.plan.direct_error_bound`; narrow results are rounded once more."""
+        """As `numbaconv.plan.direct_error_bound`; narrow results are rounded once more."""
         bound = direct_error_bound(problem)
         if problem.out_dtype == problem.accumulator_dtype:
             return bound
