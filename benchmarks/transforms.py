@@ -9,7 +9,9 @@ Both run in one process: direct summation, the transform and a burst of multiply
 from __future__ import annotations
 
 import argparse
+import os
 import statistics
+import sys
 import time
 from collections.abc import Callable
 from typing import Any
@@ -55,7 +57,7 @@ def calls_of(name: str, threads: int) -> tuple[int, list[Callable[[], Any]]]:
 
 
 def interleaved(calls: list[Callable[[], Any]], threads: int) -> tuple[list[float], float]:
-    """Median seconds of each call, and the multiply-add peak in the same rounds."""
+    """Seconds of the fastest of several rounds of each call, and the multiply-add peak."""
     seconds: list[list[float]] = [[] for _ in calls]
     peaks = []
     for _ in range(ROUNDS):
@@ -65,7 +67,7 @@ def interleaved(calls: list[Callable[[], Any]], threads: int) -> tuple[list[floa
             seconds[i].append(time.perf_counter() - start)
         taken, flops = fma_seconds(threads)
         peaks.append(flops / taken)
-    return [statistics.median(s) for s in seconds], statistics.median(peaks)
+    return [min(s) for s in seconds], max(peaks)
 
 
 def ratios(threads: int, names: list[str]) -> None:
@@ -125,6 +127,11 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--layers", nargs="+", default=list(LAYERS), choices=list(LAYERS))
     arguments = parser.parse_args()
+    # Numba fixes the number of its threads at the start.
+    wanted = {"NUMBA_NUM_THREADS": str(arguments.threads)}
+    if os.environ.get("NUMBA_NUM_THREADS") != wanted["NUMBA_NUM_THREADS"]:
+        command = [sys.executable, "-m", "benchmarks.transforms", *sys.argv[1:]]
+        os.execve(sys.executable, command, {**os.environ, **wanted})
     if arguments.step == "ratios":
         ratios(arguments.threads, arguments.layers)
     else:
