@@ -181,6 +181,27 @@ def transpose_square(typingctx, target, target_row, source, source_row):
 
 
 @intrinsic
+def transpose_strip(typingctx, target, target_row, source, source_row, count):
+    """target[c*target_row + r] = source[r*source_row + c] for r < count ≤ VL, c < VL."""
+    bits = target.dtype.bitwidth
+    lanes = host().vector_bytes * 8 // bits
+
+    def codegen(context, builder, signature, values):
+        to, to_row, from_, from_row, rows = values
+        v = VectorBuilder(builder, bits, lanes, fma=False)
+        mask, last = v.first_lanes(rows), builder.sub(rows, i64(1))
+        vectors = []
+        for r in range(lanes):  # rows beyond the last are read from the last, and not stored
+            row = builder.select(builder.icmp_signed("<", last, i64(r)), last, i64(r))
+            vectors.append(v.load(v.at(from_, builder.mul(from_row, row))))
+        for c, column in enumerate(emit_transpose(v, vectors)):
+            v.masked_store(column, v.at(to, builder.mul(to_row, i64(c))), mask)
+        return context.get_dummy_value()
+
+    return types.void(target, types.int64, source, types.int64, types.int64), codegen
+
+
+@intrinsic
 def lanes_of(typingctx, base):
     """Elements of one vector register, VL."""
     lanes = host().vector_bytes * 8 // base.dtype.bitwidth
@@ -230,6 +251,14 @@ def copy_block(target, target_row, target_column, source, source_row, source_col
                 offset(target, r * target_row + c), target_row,
                 offset(source, r + c * source_column), source_column,
             )  # fmt: skip
+        if square_columns < columns:
+            for r in range(0, square_rows, lanes):
+                transpose_strip(
+                    offset(target, r * target_row + square_columns), target_row,
+                    offset(source, r + square_columns * source_column), source_column,
+                    columns - square_columns,
+                )  # fmt: skip
+            square_columns = columns
     for r in range(rows):
         for c in range(square_columns if r < square_rows else 0, columns):
             value = load(source, r * source_row + c * source_column)

@@ -55,11 +55,11 @@ class PlanarEmitter(Emitter):
     family = "planar"
 
     def emit(self) -> None:
-        """Tiles of MR positions, then single vectors, then a partial one."""
+        """Tiles of MR positions, then two vectors, then one, then a partial one."""
         v, b = self.v, self.v.ir
         self.outputs, self.stride = self.tile.variant
         first = i64(0)
-        for vectors in dict.fromkeys((self.tile.rows // v.lanes, 1)):
+        for vectors in dict.fromkeys((self.tile.rows // v.lanes, 2, 1)):
             positions = vectors * v.lanes
             whole = b.sdiv(b.sub(self.rows, first), i64(positions))
             stop = b.add(first, b.mul(whole, i64(positions)))
@@ -102,14 +102,14 @@ class PlanarEmitter(Emitter):
         """One slice of channels: its sums start from the bias and end in y."""
         v, b = self.v, self.v.ir
         masks = self.masks(rest)
-        ahead = None
-        if vectors > 1:
+        ahead, is_full = None, vectors * v.lanes == self.tile.rows
+        if is_full:
             self.prefetch_outputs(y)
             ahead = self.ahead(s, vectors)
         sums = [
             v.broadcast(b.load(v.at(bias, c))) for c in range(self.outputs) for _ in range(vectors)
         ]
-        unroll = UNROLL if vectors > 1 else 1
+        unroll = UNROLL if is_full else 1
         unrolled = b.and_(self.depth, i64(-unroll))
 
         def tap(t: Any, carried: list[Any]) -> list[Any]:
