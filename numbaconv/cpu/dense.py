@@ -38,6 +38,11 @@ SHORT = 32
 PACKED_FROM_TAPS = 8
 
 
+def unroll_of(tile: Tile) -> int:
+    """Steps per turn of the full tile: taps that lie apart need an address each, so one."""
+    return 1 if ONE_CHANNEL in tile.variant else UNROLL
+
+
 class DenseEmitter(Emitter):
     """y[l, j] = Σ_t Σ_i x[l*x_row + t*x_tap + i] · w[t*depth + i, j]
 
@@ -135,7 +140,7 @@ class DenseEmitter(Emitter):
         """`count` products of every sum, with x from `base` on by `step`; carries w and sums."""
         v, width = self.v, self.tile.width
         # Only the full tile is unrolled: the others run once a panel, and cost compile time.
-        unroll = UNROLL if len(x_rows) == self.tile.rows else 1
+        unroll = unroll_of(self.tile) if len(x_rows) == self.tile.rows else 1
         unrolled = v.ir.and_(count, i64(-unroll))
 
         def turn(i: Any, carried: list[Any], count: int) -> list[Any]:
@@ -175,14 +180,11 @@ def variant_of(problem: ConvProblem, vectors: int, target: Target) -> tuple[str,
     """
     g = problem.geometry
     variant = []
-    if g.reduction < SHORT:
-        variant.append(PREFETCH_OUTPUTS)
-    elif (
-        g.reduction * vectors * target.vector_bytes > target.l1
-        and vectors > 1
-        and problem.dtype.itemsize * 8 in target.prefetch_bits
-    ):
-        variant.append(PREFETCH_WEIGHTS)
+    if problem.dtype.itemsize * 8 in target.prefetch_bits:
+        if g.reduction < SHORT:
+            variant.append(PREFETCH_OUTPUTS)
+        elif vectors > 1 and g.reduction * vectors * target.vector_bytes > target.l1:
+            variant.append(PREFETCH_WEIGHTS)
     if g.group_in_channels == 1 and g.dilation > 1:
         variant.append(ONE_CHANNEL)
     return tuple(variant)
@@ -202,11 +204,12 @@ def cut_channels(
     panels = []
     for vectors in split_evenly(-(-channels // lanes), len(target.tile_rows)):
         count = min(vectors * lanes, channels)
+        variant = variant_of(problem, vectors, target)
+        # The step from tap to tap takes the register of a row's address, or of a weight's.
+        rows = target.tile_rows[vectors - 1] - (ONE_CHANNEL in variant and vectors > 1)
         tile = Tile(
-            DenseEmitter.family, problem.dtype.itemsize * 8, lanes,
-            target.tile_rows[vectors - 1], vectors,
-            masked=count < vectors * lanes, fma=target.fma,
-            variant=variant_of(problem, vectors, target),
+            DenseEmitter.family, problem.dtype.itemsize * 8, lanes, rows, vectors,
+            masked=count < vectors * lanes, fma=target.fma, variant=variant,
         )  # fmt: skip
         last_lanes = count - (vectors - 1) * lanes
         panels.append(Panel(tile, first, count, x_offset, column, last_lanes))

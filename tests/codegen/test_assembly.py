@@ -13,7 +13,7 @@ import llvmlite.binding as llvm
 import numpy as np
 import pytest
 
-from numbaconv.cpu.dense import UNROLL
+from numbaconv.cpu.dense import unroll_of
 from numbaconv.cpu.families import FAMILIES, standalone_module
 from numbaconv.cpu.microkernel import Tile
 from numbaconv.cpu.target import ISAS
@@ -343,7 +343,7 @@ def full_tile_loops(isa: str, tile: Tile) -> list[list[str]]:
 @pytest.mark.parametrize("isa, tile", DENSE)
 def test_inner_loop_of_the_full_dense_tile_is_unrolled_multiply_adds(isa, tile):
     (loop,) = full_tile_loops(isa, tile)
-    wanted = UNROLL * tile.rows * tile.vectors
+    wanted = unroll_of(tile) * tile.rows * tile.vectors
     assert products(isa, tile, loop) == ((wanted, 0, 0) if tile.fma else (0, wanted, wanted))
 
 
