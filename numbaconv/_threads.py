@@ -42,6 +42,18 @@ def _after_fork_in_child() -> None:
     limit = _state.limit
     _state = _State(is_forked=True)
     _state.limit = limit
+    _keep_tbb()
+
+
+def _keep_tbb() -> None:
+    """Let a child exit without taking down TBB, whose workers are its parent's.
+
+    Numba's module does that when it is freed; it then waits for them, once in some hundred
+    exits for ever. A reference more, and it is never freed.
+    """
+    module = sys.modules.get("numba.np.ufunc.tbbpool")
+    if module is not None:
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(module))
 
 
 if hasattr(os, "register_at_fork"):
