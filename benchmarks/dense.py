@@ -113,6 +113,7 @@ class Case:
         return Conv1D(
             self.kernel_size, self.in_channels, self.out_channels, stride=self.stride,
             dilation=self.dilation, padding="same", has_bias=True, permute=permute, rng=0,
+            algorithm="direct",
         )  # fmt: skip
 
 

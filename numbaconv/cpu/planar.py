@@ -36,9 +36,10 @@ UNROLL = 2
 # On channel-first arrays: products an output up to which nothing transposed is faster than
 # dense tiles on transposed blocks, whose loads are aligned (1.2 against 1.4 times the
 # channel-last call on 32 → 64 K3, 1.25 against 1.15 on 64 → 128 K3, but 1.4 against 1.6 on
-# 64 → 128 K1); and output channels up to which it is for any number of products, since no
-# lane is idle (0.7 against 1.2 on 15 → 15 K51, 1.1 against 1.3 on 48 → 48 K3).
-LONGEST, LONGEST_POINTWISE, NARROW = 96, 256, 48
+# 64 → 128 K1, and 1.4 against 1.1 on 256 → 256 K1 at L = 3968); and output channels up to which
+# it is for any number of products, since no lane is idle (0.7 against 1.2 on 15 → 15 K51, 1.1
+# against 1.3 on 48 → 48 K3).
+LONGEST, LONGEST_POINTWISE, NARROW = 96, 128, 48
 
 # On channel-last arrays: products from which a few channels are worth transposing (4 → 4 K31
 # takes 0.56 of the time of dense tiles, 1 → 4 K101 0.45, 1 → 8 K64 0.94).
