@@ -48,8 +48,8 @@ def _after_fork_in_child() -> None:
 def _keep_tbb() -> None:
     """Let a child exit without taking down TBB, whose workers are its parent's.
 
-    Numba's module does that when it is freed; it then waits for them, once in some hundred
-    exits for ever. A reference more, and it is never freed.
+    Numba's module does that when it is freed. One child was seen to hang there, collecting
+    garbage at its exit; with a reference more, the module is never freed.
     """
     module = sys.modules.get("numba.np.ufunc.tbbpool")
     if module is not None:

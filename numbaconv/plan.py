@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any, Protocol
+from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
 
@@ -20,6 +20,12 @@ class BoundCall(Protocol):
 
     def __call__(self, x: Array, y: Array, threads: int | None) -> bool:
         """Compute all of y; return False, with nothing written, if x and y may overlap."""
+
+
+Call = TypeVar("Call", bound=BoundCall)
+
+# Pairs of strides that one plan remembers: a program has few.
+CALLS_KEPT = 16
 
 
 class Plan(ABC):
@@ -52,6 +58,26 @@ class Plan(ABC):
         result = np.empty(y.shape, y.dtype)
         self.bind(x.strides, result.strides)(x, result, threads)
         y[...] = result
+
+
+class RememberingPlan(Plan, Generic[Call]):
+    """A plan whose bound calls are worth keeping, by the strides of x and y."""
+
+    def __init__(self) -> None:
+        self._calls: dict[tuple[tuple[int, ...], tuple[int, ...]], Call] = {}
+
+    @abstractmethod
+    def make_call(self, x_strides: tuple[int, ...], y_strides: tuple[int, ...]) -> Call:
+        """Prepare a call that has not been met, or was forgotten."""
+
+    def bind(self, x_strides: tuple[int, ...], y_strides: tuple[int, ...]) -> Call:
+        call = self._calls.get((x_strides, y_strides))
+        if call is None:
+            call = self.make_call(x_strides, y_strides)
+            if len(self._calls) >= CALLS_KEPT:
+                self._calls.clear()
+            self._calls[x_strides, y_strides] = call
+        return call
 
 
 def direct_error_bound(problem: ConvProblem) -> str:

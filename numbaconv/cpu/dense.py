@@ -92,20 +92,14 @@ class DenseEmitter(Emitter):
         targets = [
             place for row in self.row_pointers(y, self.y_row, rows) for place in self.places(row)
         ]
-        if PREFETCH_OUTPUTS in self.tile.variant and not self.tile.streams:
-            self.prefetch_outputs(rows, y)
+        is_full = rows == self.tile.rows
+        if PREFETCH_OUTPUTS in self.tile.variant and is_full and not self.tile.streams:
+            following = self.v.at(y, self.v.ir.mul(self.y_row, i64(rows)))
+            self.prefetch_rows(following, self.y_row, rows, self.tile.vectors)
         sums = self.emit_start(rows, targets)
         sums = self.emit_reduction(rows, x, sums)
         for value, place in zip(sums, targets, strict=True):
             self.store(value, *place)
-
-    def prefetch_outputs(self, rows: int, y: Any) -> None:
-        """Ask for the lines that the next tile writes."""
-        if rows == self.tile.rows:
-            following = self.v.at(y, self.v.ir.mul(self.y_row, i64(rows)))
-            for row in self.row_pointers(following, self.y_row, rows):
-                for place, _ in self.places(row):
-                    self.v.prefetch(place, writes=True)
 
     def emit_start(self, rows: int, targets: list[tuple[Any, Any]]) -> list[Any]:
         """The first value of each chain: the bias, or the partial sum in y."""
@@ -141,7 +135,6 @@ class DenseEmitter(Emitter):
         v, width = self.v, self.tile.width
         # Only the full tile is unrolled: the others run once a panel, and cost compile time.
         unroll = unroll_of(self.tile) if len(x_rows) == self.tile.rows else 1
-        unrolled = v.ir.and_(count, i64(-unroll))
 
         def turn(i: Any, carried: list[Any], count: int) -> list[Any]:
             w, *sums = carried
@@ -153,10 +146,7 @@ class DenseEmitter(Emitter):
                 sums = self.multiply(x_rows, place, further, v.at(w, u * width), sums)
             return [v.at(w, count * width), *sums]
 
-        carried = v.loop(i64(0), unrolled, unroll, carried, lambda i, c: turn(i, c, unroll))
-        if unroll == 1:
-            return carried
-        return v.loop(unrolled, count, 1, carried, lambda i, c: turn(i, c, 1))
+        return v.unrolled_loop(count, unroll, carried, turn)
 
     def multiply(
         self, x_rows: list[Any], place: Any, further: Any, w: Any, sums: list[Any]

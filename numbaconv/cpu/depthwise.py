@@ -113,8 +113,7 @@ class SlicedEmitter(Emitter):
         """
         v, rows = self.v, self.tile.rows
         following = v.at(y, v.ir.mul(self.y_row, i64(rows)))
-        for place in self.row_pointers(following, self.y_row, rows):
-            v.prefetch(place, writes=True)
+        self.prefetch_rows(following, self.y_row, rows, vectors=1)
 
     def tap_step(
         self, taps: int, x: Any, w: Any, mask: Any

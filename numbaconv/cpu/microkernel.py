@@ -170,6 +170,12 @@ class Emitter(ABC):
     def row_pointers(self, base: Any, stride: Any, rows: int) -> list[Any]:
         return [self.v.at(base, self.v.ir.mul(stride, i64(m))) for m in range(rows)]
 
+    def prefetch_rows(self, base: Any, stride: Any, rows: int, vectors: int) -> None:
+        """Ask for the lines of `rows` rows of so many vectors, soon to be written."""
+        for row in self.row_pointers(base, stride, rows):
+            for k in range(vectors):
+                self.v.prefetch(self.v.at(row, k * self.v.lanes), writes=True)
+
     def load(self, place: Any, mask: Any = None) -> Any:
         return self.v.load(place) if mask is None else self.v.masked_load(place, mask)
 

@@ -110,8 +110,6 @@ class PlanarEmitter(Emitter):
         sums = [
             v.broadcast(b.load(v.at(bias, c))) for c in range(self.outputs) for _ in range(vectors)
         ]
-        unroll = UNROLL if is_full else 1
-        unrolled = b.and_(self.depth, i64(-unroll))
 
         def tap(t: Any, carried: list[Any]) -> list[Any]:
             base = v.at(x, b.mul(t, self.x_tap))
@@ -126,10 +124,7 @@ class PlanarEmitter(Emitter):
                     sums = self.multiply(values, v.at(w, u * self.outputs), sums)
                 return [v.at(w, count * self.outputs), *sums]
 
-            carried = v.loop(i64(0), unrolled, unroll, carried, lambda i, c: channels(i, c, unroll))
-            if unroll == 1:
-                return carried
-            return v.loop(unrolled, self.depth, 1, carried, lambda i, c: channels(i, c, 1))
+            return v.unrolled_loop(self.depth, UNROLL if is_full else 1, carried, channels)
 
         _, *sums = v.loop(i64(0), self.taps, 1, [w, *sums], tap)
         for c, row in enumerate(self.row_pointers(y, self.y_channel, self.outputs)):
@@ -139,10 +134,9 @@ class PlanarEmitter(Emitter):
 
     def prefetch_outputs(self, y: Any) -> None:
         """Ask for the lines of y behind this tile: its planes are too many for the hardware."""
-        v, rows = self.v, self.tile.rows
-        for row in self.row_pointers(v.at(y, rows), self.y_channel, self.outputs):
-            for k in range(rows // v.lanes):
-                v.prefetch(v.at(row, k * v.lanes), writes=True)
+        rows = self.tile.rows
+        following = self.v.at(y, rows)
+        self.prefetch_rows(following, self.y_channel, self.outputs, rows // self.v.lanes)
 
     def ahead(self, s: Any, vectors: int) -> Any:
         """How far ahead of its own x this slice prefetches: it asks for one vector in so many."""

@@ -208,6 +208,23 @@ class VectorBuilder:
         b.position_at_end(after)
         return values
 
+    def unrolled_loop(
+        self,
+        count: Any,
+        unroll: int,
+        carried: Sequence[Any],
+        turn: Callable[[Any, list[Any], int], Sequence[Any]],
+    ) -> list[Any]:
+        """Emit `count` steps, `unroll` (a power of two) of them a turn, then one by one.
+
+        `turn(i, carried, steps)` emits so many steps from step `i` on.
+        """
+        whole = self.ir.and_(count, i64(-unroll))
+        values = self.loop(i64(0), whole, unroll, carried, lambda i, c: turn(i, c, unroll))
+        if unroll == 1:
+            return values
+        return self.loop(whole, count, 1, values, lambda i, c: turn(i, c, 1))
+
     def choose(
         self, condition: Any, then: Callable[[], list[Any]], otherwise: Callable[[], list[Any]]
     ) -> list[Any]:

@@ -37,15 +37,9 @@ class SlabFamily(Family):
 
     def declines(self, problem: ConvProblem, site: Site) -> str | None:
         g = problem.geometry
-        reason = self.refuses(problem, site)
+        reason = self.refuses(problem, site) or site.refuses_copies(problem)
         if reason is not None:
             return reason
-        if site.device.capability < (8, 0):
-            return "asynchronous copies need compute capability 8.0"
-        if not site.is_channel_last(problem):
-            return "channels do not lie side by side in x, filter or y"
-        if site.width(problem) is None:
-            return "channels are not whole words of 4 bytes, or not aligned to them"
         if min(g.group_in_channels, g.group_out_channels) < LEAST_CHANNELS:
             return f"fewer than {LEAST_CHANNELS} channels in or out of a group"
         if not fits_int32(problem):

@@ -78,6 +78,16 @@ class Site:
     filter: Operand
     bias: Operand
 
+    def refuses_copies(self, problem: ConvProblem) -> str | None:
+        """Return why channels cannot be copied to shared memory in words, None if they can."""
+        if self.device.capability < (8, 0):
+            return "asynchronous copies need compute capability 8.0"
+        if not self.is_channel_last(problem):
+            return "channels do not lie side by side in x, filter or y"
+        if self.width(problem) is None:
+            return "channels are not whole words of 4 bytes, or not aligned to them"
+        return None
+
     def is_channel_last(self, problem: ConvProblem) -> bool:
         """Whether channels lie side by side in x and y, and the filter without gaps."""
         size = problem.dtype.itemsize

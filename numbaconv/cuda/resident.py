@@ -16,8 +16,7 @@ from ..problem import ConvProblem
 from .dense import product_of
 from .kernel import Family, LaunchShape, Site, Tile, common_values, fits_int32
 from .mma import STORAGE
-from .positions import source_position
-from .slab import Run, finish_text, log2
+from .slab import Run, finish_text, log2, names_of_tile
 from .storage import F32, Storage
 
 WARPS = 4
@@ -122,21 +121,10 @@ class ResidentTile(Tile):
         return found
 
     def function(self) -> Callable[..., Any]:
-        import numba
-
         from . import frontend, instructions
 
         space: dict[str, Any] = {
-            "cuda": frontend.cuda, "int32": numba.int32, "int64": numba.int64,
-            "float32": frontend.types.float32,
-            "position": frontend.device_function(source_position),
-            "copy": instructions.copy_async(self.width), "commit": instructions.commit_copies,
-            "wait": instructions.wait_for_copies(1),
-            "shared_address": instructions.shared_address, "zeros": instructions.zeros,
-            "add": instructions.add, "pack": instructions.pack(self.storage),
-            "unpack": instructions.unpack(self.storage),
-            "load_bias": instructions.load_words_if(self.words_of_store),
-            "store": instructions.store_words(instructions.GLOBAL, self.words_of_store),
+            **names_of_tile(self, waiting=1),
             "load": instructions.load_words(instructions.SHARED, self.together),
             "load_matrix": instructions.load_matrix(False),
             "load_transposed": instructions.load_matrix(True), "round": instructions.round_tf32,
@@ -320,12 +308,9 @@ class Resident(Family):
             return "one group and stride 1 only"
         if max(g.in_channels, g.out_channels) > max(SIZES):
             return f"more than {max(SIZES)} channels: the filter does not stay in shared memory"
-        if site.device.capability < (8, 0):
-            return "asynchronous copies need compute capability 8.0"
-        if not site.is_channel_last(problem):
-            return "channels do not lie side by side in x, filter or y"
-        if site.width(problem) is None:
-            return "channels are not whole words of 4 bytes, or not aligned to them"
+        reason = site.refuses_copies(problem)
+        if reason is not None:
+            return reason
         if not fits_int32(problem):
             return "positions or weights beyond 32 bits"
         tile = self.tile(problem, site)

@@ -118,21 +118,10 @@ class SlabTile(Tile):
         return self.ring_bytes + self.slab_count(taps) * self.slab_rows(stride, span) * self.CHUNK
 
     def function(self) -> Callable[..., Any]:
-        import numba
-
         from . import frontend, instructions
 
         space: dict[str, Any] = {
-            "cuda": frontend.cuda, "int32": numba.int32, "int64": numba.int64,
-            "float32": frontend.types.float32,
-            "position": frontend.device_function(source_position),
-            "copy": instructions.copy_async(self.width), "commit": instructions.commit_copies,
-            "wait": instructions.wait_for_copies(self.stages - 2),
-            "shared_address": instructions.shared_address, "zeros": instructions.zeros,
-            "add": instructions.add, "pack": instructions.pack(self.storage),
-            "unpack": instructions.unpack(self.storage),
-            "load_bias": instructions.load_words_if(self.words_of_store),
-            "store": instructions.store_words(instructions.GLOBAL, self.words_of_store),
+            **names_of_tile(self, waiting=self.stages - 2),
             "is_finite": instructions.is_finite,
             "load_one": instructions.load_element(self.storage),
             "store_one": instructions.store_element(self.storage),
@@ -150,6 +139,26 @@ class SlabTile(Tile):
     def words_of_store(self) -> int:
         """Words of one store: 16 bytes of float32, two neighbours of 16 bits."""
         return self.width // 4 if self.storage.size == 4 else 1
+
+
+def names_of_tile(tile: Any, waiting: int) -> dict[str, Any]:
+    """What kernels call that copy to shared memory, at most `waiting` groups behind."""
+    import numba
+
+    from . import frontend, instructions
+
+    return {
+        "cuda": frontend.cuda, "int32": numba.int32, "int64": numba.int64,
+        "float32": frontend.types.float32,
+        "position": frontend.device_function(source_position),
+        "copy": instructions.copy_async(tile.width), "commit": instructions.commit_copies,
+        "wait": instructions.wait_for_copies(waiting),
+        "shared_address": instructions.shared_address, "zeros": instructions.zeros,
+        "add": instructions.add, "pack": instructions.pack(tile.storage),
+        "unpack": instructions.unpack(tile.storage),
+        "load_bias": instructions.load_words_if(tile.words_of_store),
+        "store": instructions.store_words(instructions.GLOBAL, tile.words_of_store),
+    }  # fmt: skip
 
 
 def log2(number: int) -> int:

@@ -8,12 +8,12 @@ import numpy as np
 
 from ... import _threads
 from ...interop import address_of
-from ...plan import Array, Plan
+from ...plan import Array, RememberingPlan
 from ...problem import ConvProblem
 from ...weights import Weights
 from ..macrokernel import range_address
 from ..panel import panel_address
-from ..panel_plan import CALLS_KEPT, PanelPlan, extent
+from ..panel_plan import PanelPlan, extent
 from ..tables import PANEL, PRODUCT, TRANSFORM
 from ..target import Target
 from ..window import MODE_CODES
@@ -26,7 +26,7 @@ from .skeleton import launch, launch_parallel, launch_ranges, skeleton_address
 from .spectrum import pack_spectrum, product_sizes
 
 
-class TransformPlan(Plan):
+class TransformPlan(RememberingPlan["TransformCall"]):
     """A scheme, its blocking and the layer's spectrum, for one problem.
 
     Parameters
@@ -46,6 +46,7 @@ class TransformPlan(Plan):
         scheme: Scheme,
         folding: Folding,
     ) -> None:
+        super().__init__()
         self.problem, self.weights = problem, weights
         self.blocking = transform_blocking(problem, target, scheme, folding, _threads.max_threads())
         panels = self.blocking.panels
@@ -53,16 +54,9 @@ class TransformPlan(Plan):
             (scheme, folding, target),
             lambda weights: pack_spectrum(weights, folding, scheme, panels, target),
         )
-        self._calls: dict[tuple[tuple[int, ...], tuple[int, ...]], TransformCall] = {}
 
-    def bind(self, x_strides: tuple[int, ...], y_strides: tuple[int, ...]) -> TransformCall:
-        call = self._calls.get((x_strides, y_strides))
-        if call is None:
-            call = TransformCall(self, x_strides, y_strides)
-            if len(self._calls) >= CALLS_KEPT:
-                self._calls.clear()
-            self._calls[x_strides, y_strides] = call
-        return call
+    def make_call(self, x_strides: tuple[int, ...], y_strides: tuple[int, ...]) -> TransformCall:
+        return TransformCall(self, x_strides, y_strides)
 
     def direct(self) -> PanelPlan:
         """The plan of direct summation, made when a result is not finite."""
