@@ -40,10 +40,8 @@ peers:  ## One virtual environment for each peer, in .peers
 	$(PYTHON) -m benchmarks.peers.install $(PEERS)
 
 bench-peers: $(VENV)/dev  ## Measure against the peers and write a report
-	$(VENV)/bin/python -m benchmarks.run --algorithm direct --out benchmarks/results/cpu-direct $(ARGS)
-	$(VENV)/bin/python -m benchmarks.run --algorithm auto --out benchmarks/results/cpu-auto $(ARGS)
-	$(VENV)/bin/python -m benchmarks.report benchmarks/results/cpu-direct
-	$(VENV)/bin/python -m benchmarks.report benchmarks/results/cpu-auto --readme README.md
+	$(VENV)/bin/python -m benchmarks.run --out benchmarks/results/cpu $(ARGS)
+	$(VENV)/bin/python -m benchmarks.report benchmarks/results/cpu --readme README.md
 
 # GPU_PYTHON names an interpreter that has numba-cuda, torch and CuPy already.
 gpu: $(if $(GPU_PYTHON),,$(VENV)/dev)  ## With an NVIDIA GPU: conformance on the device, then times

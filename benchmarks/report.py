@@ -10,6 +10,7 @@ Ratios compare times that were taken in one process.
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import math
 import os
@@ -20,21 +21,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .peers.base import DISTURBED, OURS_INTO, OURS_NEW
+from .peers.base import ALGORITHMS, DISTURBED, OUR_WAYS, our_way
 from .problems import Problem
 
 BEGIN, END = "<!-- bench:begin -->", "<!-- bench:end -->"
+
+# The kernels whose work is not that of the definition.
+METHODS = ("winograd", "fft")
 
 WayRecord = dict[str, Any]
 
 
 @dataclass(frozen=True)
 class Contest:
-    """One layer as numbaconv and one peer computed it in turns, in one process."""
+    """One layer as numbaconv by one algorithm and one peer computed it in turns, in one process."""
 
     peer: str
-    threads: int
-    name: str
+    algorithm: str
     record: dict[str, Any]
 
     @property
@@ -46,23 +49,21 @@ class Contest:
     def ways(self) -> dict[str, WayRecord]:
         return self.record.get("ways", {})
 
-    def ours(self, way: str = OURS_INTO) -> float | None:
+    def ours(self, preallocated: bool = True) -> float | None:
         """Seconds of numbaconv, None if its result was not right."""
-        found = self.ways.get(way, {})
+        found = self.ways.get(our_way(self.algorithm, preallocated), {})
         return found["seconds"] if found.get("status") == "ok" else None
 
     def best(self, accept: Callable[[WayRecord], bool]) -> float | None:
         """Seconds of the peer's best right way among those accepted."""
         times = [
-            way["seconds"]
-            for name, way in self.ways.items()
-            if name not in (OURS_INTO, OURS_NEW) and way["status"] == "ok" and accept(way)
+            way["seconds"] for way in self.peer_ways() if way["status"] == "ok" and accept(way)
         ]
         return min(times, default=None)
 
-    def ratio(self, accept: Callable[[WayRecord], bool], ours: str = OURS_INTO) -> float | None:
+    def ratio(self, accept: Callable[[WayRecord], bool], preallocated: bool = True) -> float | None:
         """The peer's time over ours; above one, numbaconv is faster."""
-        peer, own = self.best(accept), self.ours(ours)
+        peer, own = self.best(accept), self.ours(preallocated)
         return None if peer is None or own is None else peer / own
 
     def ceiling(self) -> float | None:
@@ -76,7 +77,7 @@ class Contest:
         return any(way["status"] == "wrong" for way in self.peer_ways())
 
     def peer_ways(self) -> list[WayRecord]:
-        return [way for name, way in self.ways.items() if name not in (OURS_INTO, OURS_NEW)]
+        return [way for name, way in self.ways.items() if name not in OUR_WAYS]
 
 
 def any_way(way: WayRecord) -> bool:
@@ -93,9 +94,10 @@ def is_new_nlc(way: WayRecord) -> bool:
 
 @dataclass(frozen=True)
 class Row:
-    """One layer at one number of threads, against all peers."""
+    """One layer by one algorithm at one number of threads, against all peers."""
 
     name: str
+    algorithm: str
     contests: tuple[Contest, ...]
 
     @property
@@ -104,7 +106,8 @@ class Row:
 
     @property
     def kernel(self) -> str:
-        return next((c.record["kernel"] for c in self.contests if "kernel" in c.record), "–")
+        found = (c.record["kernels"][c.algorithm] for c in self.contests if "kernels" in c.record)
+        return next(found, "–")
 
     def seconds(self) -> float | None:
         """Ours with out=, the median over the processes."""
@@ -128,10 +131,10 @@ class Row:
         return peak is not None and (self.ceiling() or peak) < peak
 
     def rival(
-        self, accept: Callable[[WayRecord], bool] = any_way, ours: str = OURS_INTO
+        self, accept: Callable[[WayRecord], bool] = any_way, preallocated: bool = True
     ) -> tuple[float, Contest] | None:
         """The smallest ratio, and the contest in which it was seen."""
-        ratios = [(c.ratio(accept, ours), c) for c in self.contests]
+        ratios = [(c.ratio(accept, preallocated), c) for c in self.contests]
         found = [(ratio, c) for ratio, c in ratios if ratio is not None]
         return min(found, key=lambda pair: pair[0], default=None)
 
@@ -149,14 +152,14 @@ class Results:
     def peers(self) -> list[str]:
         return list(dict.fromkeys(file["peer"] for file in self.files))
 
-    def rows(self, threads: int) -> list[Row]:
+    def rows(self, threads: int, algorithm: str) -> list[Row]:
         contests: dict[str, list[Contest]] = {}
         for file in self.files:
             if file["threads"] == threads:
                 for name, record in file["layers"].items():
-                    contest = Contest(file["peer"], threads, name, record)
+                    contest = Contest(file["peer"], algorithm, record)
                     contests.setdefault(name, []).append(contest)
-        return [Row(name, tuple(found)) for name, found in contests.items()]
+        return [Row(name, algorithm, tuple(found)) for name, found in contests.items()]
 
 
 def read(folder: Path) -> Results:
@@ -218,9 +221,18 @@ def rival_cells(row: Row) -> list[str]:
     return cells
 
 
-def short_table(rows: Sequence[Row]) -> list[str]:
-    head = ["layer", "time", "GF/s", "of the ceiling", "best peer", "is slower", "on N-L-C", ""]
-    return table(head, ([*own_cells(row), *rival_cells(row)] for row in rows))
+def short_table(direct: Sequence[Row], auto: Sequence[Row]) -> list[str]:
+    """Both algorithms side by side; who is best is said of `auto`."""
+    head = [
+        "layer", "direct", "GF/s", "of the ceiling", "to the best peer",
+        "auto", "GF/s", "best peer", "is slower", "on N-L-C", "",
+    ]  # fmt: skip
+    cells = []
+    for row, other in zip(direct, auto, strict=True):
+        rival = row.rival()
+        own = [*own_cells(row), times_text(rival and rival[0])]
+        cells.append([*own, *own_cells(other)[1:3], *rival_cells(other)])
+    return table(head, cells)
 
 
 def peer_cell(row: Row, peer: str) -> str:
@@ -246,22 +258,27 @@ def full_table(rows: Sequence[Row]) -> list[str]:
     return table(head, cells)
 
 
-def ratios(rows: Sequence[Row], accept: Callable[[WayRecord], bool], ours: str) -> list[float]:
-    rivals = [row.rival(accept, ours) for row in rows]
+def ratios(
+    rows: Sequence[Row], accept: Callable[[WayRecord], bool] = any_way, preallocated: bool = True
+) -> list[float]:
+    rivals = [row.rival(accept, preallocated) for row in rows]
     return [rival[0] for rival in rivals if rival is not None]
 
 
 def summary(results: Results) -> list[str]:
-    """For each number of threads: the means, and how many layers are slower."""
-    kinds = [(any_way, OURS_INTO), (is_nlc, OURS_INTO), (is_new_nlc, OURS_NEW)]
-    head = ["cores", "layers", "any layout", "N-L-C", "N-L-C, new outputs", "slower layers"]
+    """For each number of threads and algorithm: the means, and how many layers are slower."""
+    kinds = [(any_way, True), (is_nlc, True), (is_new_nlc, False)]
+    head = [
+        "cores", "algorithm", "layers", "any layout", "N-L-C", "N-L-C, new outputs",
+        "slower layers",
+    ]  # fmt: skip
     cells = []
-    for threads in results.threads:
-        rows = results.rows(threads)
+    for threads, algorithm in itertools.product(results.threads, ALGORITHMS):
+        rows = results.rows(threads, algorithm)
         means = [geometric_mean(ratios(rows, *kind)) for kind in kinds]
-        slower = sum(ratio < 1 for ratio in ratios(rows, *kinds[0]))
+        slower = sum(ratio < 1 for ratio in ratios(rows))
         shown = [times_text(mean) for mean in means]
-        cells.append([str(threads), str(len(rows)), *shown, str(slower)])
+        cells.append([str(threads), algorithm, str(len(rows)), *shown, str(slower)])
     text = (
         "The best right peer's time over ours, layer by layer, geometric mean "
         "(ours and the peer's best way; the peer on N-L-C arrays; both returning new arrays):"
@@ -275,24 +292,24 @@ def slower_lines(rows: Sequence[Row]) -> list[str]:
     slower = sorted(
         (rival[0], row.name, rival[1].peer) for rival, row in rivals if rival and rival[0] < 1
     )
+    algorithm = rows[0].algorithm
     if not slower:
-        return ["No layer is slower than the best peer."]
+        return [f"By {algorithm!r}, no layer is slower than the best peer."]
     named = ", ".join(f"{name} ({peer} {ratio:.2f}×)" for ratio, name, peer in slower)
-    return [f"Slower than the best peer: {named}."]
+    return [f"By {algorithm!r}, slower than the best peer: {named}."]
 
 
 def fault_lines(results: Results) -> list[str]:
     """Every result that is wrong, and everything that did not run, with its reason."""
     lines = []
-    for threads in results.threads:
-        for row in results.rows(threads):
-            for contest in row.contests:
-                where = f"{contest.peer}, {threads} threads, {row.name}"
-                if contest.record.get("status") == "failed":
-                    lines.append(f"* {where}: failed: {contest.record['reason']}")
-                for name, way in contest.ways.items():
-                    if way["status"] in ("wrong", "failed"):
-                        lines.append(f"* {where}, {name}: {way['status']}: {way['reason']}")
+    for file in results.files:
+        for layer, record in file["layers"].items():
+            where = f"{file['peer']}, {file['threads']} threads, {layer}"
+            if record.get("status") == "failed":
+                lines.append(f"* {where}: failed: {record['reason']}")
+            for name, way in record.get("ways", {}).items():
+                if way["status"] in ("wrong", "failed"):
+                    lines.append(f"* {where}, {name}: {way['status']}: {way['reason']}")
     return lines or ["None."]
 
 
@@ -323,7 +340,7 @@ def machine_line(results: Results) -> str:
     caches = ", ".join(f"{machine[key] >> 10} KiB" for key in ("l1", "l2", "last_cache"))
     return (
         f"{machine['cpu']}, {machine['cores']} cores, {machine['isa']}, caches {caches}; {when}; "
-        f"algorithm {file['algorithm']!r}, float32, warm. {shown}."
+        f"float32, warm. {shown}."
     )
 
 
@@ -338,9 +355,10 @@ def drawing_lines(results: Results, folder: str) -> list[str]:
 def readme_part(results: Results, folder: str) -> str:
     """What the README says: the means, one table of all cores, the drawings."""
     threads = results.threads[-1]
-    rows = results.rows(threads)
+    direct, auto = (results.rows(threads, algorithm) for algorithm in ALGORITHMS)
     lines = [machine_line(results), "", *disturbed_lines(results), "", *summary(results), ""]
-    lines += [f"{count(threads)}, out=:", "", *short_table(rows), "", *slower_lines(rows), ""]
+    lines += [f"{count(threads)}, out=:", "", *short_table(direct, auto), ""]
+    lines += [*slower_lines(direct), *slower_lines(auto), ""]
     lines += [*drawing_lines(results, folder), f"All peers: [report]({folder}report.md)."]
     return "\n".join(lines)
 
@@ -358,9 +376,10 @@ def full_report(results: Results) -> str:
         "smaller of the FMA peak and copy bandwidth at the layer's footprint times its "
         "operations a byte.", "",
     ]  # fmt: skip
-    for threads in results.threads:
-        rows = results.rows(threads)
-        lines += [f"## {count(threads)}", "", *full_table(rows), "", *slower_lines(rows), ""]
+    for threads, algorithm in itertools.product(results.threads, ALGORITHMS):
+        rows = results.rows(threads, algorithm)
+        lines += [f"## {count(threads)}, {algorithm}", "", *full_table(rows), ""]
+        lines += [*slower_lines(rows), ""]
     lines += [*drawing_lines(results, ""), "## Wrong or not run", "", *fault_lines(results)]
     return "\n".join(lines) + "\n"
 
@@ -384,12 +403,13 @@ def roofline_name(threads: int) -> str:
     return f"roofline-{threads}.png"
 
 
-def draw_bars(rows: Sequence[Row], threads: int, path: Path) -> None:
-    """The best peer's time over ours, one bar a layer."""
+def draw_bars(direct: Sequence[Row], auto: Sequence[Row], threads: int, path: Path) -> None:
+    """The best peer's time over ours, one bar a layer: `auto`, with a mark for `direct`."""
     from matplotlib.figure import Figure
 
-    found = [(rival[0], row.name, rival[1].peer) for row in rows if (rival := row.rival())]
+    found = [(rival[0], row.name, rival[1].peer) for row in auto if (rival := row.rival())]
     found.sort()
+    marks = {row.name: rival[0] for row in direct if (rival := row.rival())}
     figure = Figure(figsize=(8, 0.26 * len(found) + 1.2), layout="constrained")
     axes = figure.subplots()
     values = [ratio for ratio, _, _ in found]
@@ -398,20 +418,26 @@ def draw_bars(rows: Sequence[Row], threads: int, path: Path) -> None:
     axes.set_xscale("log", base=2)
     axes.set_xlim(min([0.5, *values]) / 1.3, max([2.0, *values]) * 2.5)
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}×")
-    for place, (ratio, _, peer) in enumerate(found):
+    for place, (ratio, name, peer) in enumerate(found):
         axes.text(max(ratio, 1) * 1.03, place, f"{ratio:.2f}× {peer}", va="center", fontsize=8)
+        if name in marks:
+            axes.plot([marks[name]], [place], marker="|", color="black")
     axes.axvline(1, color="black", linewidth=0.8)
     axes.margins(y=0.01)
-    axes.set_xlabel(f"time of the best right peer over numbaconv's, {count(threads).lower()}")
+    axes.set_xlabel(
+        f"time of the best right peer over numbaconv's, {count(threads).lower()}; "
+        "bars: auto, strokes: direct"
+    )
     figure.savefig(path, dpi=110)
 
 
-def draw_roofline(rows: Sequence[Row], threads: int, path: Path) -> None:
-    """Each layer under the ceiling that was measured beside it."""
+def draw_roofline(direct: Sequence[Row], auto: Sequence[Row], threads: int, path: Path) -> None:
+    """Each layer under the ceiling that was measured beside it; transforms go beyond."""
     from matplotlib.figure import Figure
 
-    shown = [row for row in rows if row.rate() and row.ceiling()]
+    shown = [row for row in direct if row.rate() and row.ceiling()]
     shown.sort(key=lambda row: row.problem.intensity)
+    rates = {row.name: row.rate() for row in auto if row.kernel in METHODS}
     figure = Figure(figsize=(9, 6), layout="constrained")
     axes = figure.subplots()
     for number, row in enumerate(shown, start=1):
@@ -420,6 +446,8 @@ def draw_roofline(rows: Sequence[Row], threads: int, path: Path) -> None:
         axes.plot([x], [top], marker="_", color="0.4", zorder=2)
         axes.plot([x], [y], marker="o", color="tab:blue", markersize=4, zorder=3)
         axes.annotate(number, (x, y), fontsize=7, xytext=(3, -7), textcoords="offset points")
+        if rate := rates.get(row.name):
+            axes.plot([x], [rate / 1e9], marker="^", color="tab:orange", markersize=4, zorder=3)
     names = "\n".join(f"{number:2d}  {row.name}" for number, row in enumerate(shown, start=1))
     axes.text(1.02, 1.0, names, va="top", fontsize=8, transform=axes.transAxes)
     peak = median(c.record.get("fma_peak") for row in shown for c in row.contests)
@@ -430,7 +458,10 @@ def draw_roofline(rows: Sequence[Row], threads: int, path: Path) -> None:
     axes.set_xscale("log")
     axes.set_yscale("log")
     axes.set_xlabel("operations for each byte of x, w and y")
-    axes.set_ylabel(f"GF/s, {count(threads).lower()}; dashes: the layer's own ceiling")
+    axes.set_ylabel(
+        f"GF/s, {count(threads).lower()}; dots: direct, triangles: transforms, "
+        "dashes: the layer's own ceiling"
+    )
     figure.savefig(path, dpi=110)
 
 
@@ -448,9 +479,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not results.files:
         parser.error(f"no results in {options.folder}; run benchmarks.run first")
     for threads in results.threads:
-        rows = results.rows(threads)
-        draw_bars(rows, threads, options.folder / bars_name(threads))
-        draw_roofline(rows, threads, options.folder / roofline_name(threads))
+        rows = [results.rows(threads, algorithm) for algorithm in ALGORITHMS]
+        draw_bars(*rows, threads, options.folder / bars_name(threads))
+        draw_roofline(*rows, threads, options.folder / roofline_name(threads))
     (options.folder / "report.md").write_text(full_report(results))
     if options.readme is not None:
         path = os.path.relpath(options.folder, options.readme.resolve().parent)

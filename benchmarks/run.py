@@ -49,7 +49,6 @@ class Settings:
     """What every child is told."""
 
     seconds: float
-    algorithm: str
     data: Path
 
 
@@ -122,8 +121,8 @@ def command(state: Progression, settings: Settings) -> list[str]:
         *on_cores(state.threads),
         str(python_of(state.peer)), "-m", "benchmarks.peers.measure", state.peer,
         "--layers", *state.waiting, "--threads", str(state.threads),
-        "--seconds", str(settings.seconds), "--algorithm", settings.algorithm,
-        "--data", str(settings.data), "--avoid", json.dumps(state.avoided),
+        "--seconds", str(settings.seconds), "--data", str(settings.data),
+        "--avoid", json.dumps(state.avoided),
     ]  # fmt: skip
 
 
@@ -204,9 +203,8 @@ def machine() -> dict[str, Any]:
 
 def write_result(out: Path, state: Progression, settings: Settings) -> Path:
     found = dict(
-        peer=state.peer, threads=state.threads, algorithm=settings.algorithm,
-        seconds=settings.seconds, machine=machine(), versions=state.versions,
-        threading_layer=state.threading_layer,
+        peer=state.peer, threads=state.threads, seconds=settings.seconds, machine=machine(),
+        versions=state.versions, threading_layer=state.threading_layer,
         date=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         layers={p.name: state.records[p.name] for p in PROBLEMS if p.name in state.records},
     )  # fmt: skip
@@ -230,7 +228,6 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--layers", type=words, default=words(every), help=every)
     parser.add_argument("--threads", type=words, default=["1", str(os.cpu_count())])
     parser.add_argument("--seconds", type=float, default=0.15, help="for each way of a layer")
-    parser.add_argument("--algorithm", default="direct", choices=("direct", "auto"))
     parser.add_argument("--out", type=Path, required=True, help="folder for the JSON files")
     options = parser.parse_args(arguments)
     if unknown := sorted(set(options.peers) - set(PEERS)):
@@ -251,7 +248,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         tempfile.TemporaryDirectory() as folder,
         Progress(*columns, TimeElapsedColumn(), console=console) as bar,
     ):
-        settings = Settings(options.seconds, options.algorithm, Path(folder))
+        settings = Settings(options.seconds, Path(folder))
         task = bar.add_task("data", total=len(options.layers) * (len(jobs) + 1))
         for name in options.layers:
             write_data(settings.data, name)

@@ -24,14 +24,22 @@ from ..problems import Problem
 
 Array = np.ndarray[Any, Any]
 
-# The two ways of numbaconv itself.
-OURS_INTO, OURS_NEW = "numbaconv out=", "numbaconv"
+# What numbaconv is told to use; it is measured with each, beside the same peer.
+ALGORITHMS = ("direct", "auto")
 
 # Times taken while others had more than this share of our cores are called disturbed.
 DISTURBED = 0.05
 
 # Seconds that one way may take to prepare a layer, and that all rounds of a layer may take.
 LIMIT = 150.0
+
+
+def our_way(algorithm: str, preallocated: bool) -> str:
+    """The name of one of the ways of numbaconv itself."""
+    return f"numbaconv {algorithm}{', out=' * preallocated}"
+
+
+OUR_WAYS = tuple(our_way(algorithm, into) for algorithm in ALGORITHMS for into in (True, False))
 
 
 class NotOffered(Exception):

@@ -243,16 +243,12 @@ def events(options: argparse.Namespace, write: Callable[..., None]) -> Iterator[
     avoided = json.loads(options.avoid)
     for name in options.layers:
         layer, truth = load(options.data, name, options.threads)
-        ways = [
-            way
-            for way in (*ours.ways(options.algorithm), *peer.WAYS)
-            if way.name not in avoided.get(name, {})
-        ]
+        ways = [way for way in (*ours.ways(), *peer.WAYS) if way.name not in avoided.get(name, {})]
         record = measure(
             layer, ways, truth, options.seconds,
             lambda way, name=name: write(dict(event="trying", layer=name, way=way)),
         )  # fmt: skip
-        record["kernel"] = ours.kernel(layer, options.algorithm)
+        record["kernels"] = ours.kernels(layer)
         record["problem"] = dataclasses.asdict(layer.problem)
         yield dict(event="done", layer=name, record=record)
 
@@ -263,7 +259,6 @@ def main() -> None:
     parser.add_argument("--layers", nargs="+", required=True)
     parser.add_argument("--threads", type=int, required=True)
     parser.add_argument("--seconds", type=float, required=True)
-    parser.add_argument("--algorithm", required=True)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--avoid", default="{}", help="JSON: ways to leave out, by layer")
     options = parser.parse_args()

@@ -1,4 +1,4 @@
-"""numbaconv itself, in the two ways it is called."""
+"""numbaconv itself, by each algorithm, in the two ways it is called."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import functools
 from numbaconv import Conv1D, explain
 
 from ..roofline import aligned
-from .base import OURS_INTO, OURS_NEW, Layer, Prepared, Way
+from .base import ALGORITHMS, Layer, Prepared, Way, our_way
 
 
 def make_layer(layer: Layer, algorithm: str) -> Conv1D:
@@ -20,9 +20,11 @@ def make_layer(layer: Layer, algorithm: str) -> Conv1D:
     return conv
 
 
-def kernel(layer: Layer, algorithm: str) -> str:
-    """The kernel that `explain` names."""
-    return explain(make_layer(layer, algorithm), layer.x).kernel
+def kernels(layer: Layer) -> dict[str, str]:
+    """The kernel that `explain` names, for each algorithm."""
+    return {
+        algorithm: explain(make_layer(layer, algorithm), layer.x).kernel for algorithm in ALGORITHMS
+    }
 
 
 def into(layer: Layer, algorithm: str) -> Prepared:
@@ -35,8 +37,10 @@ def allocating(layer: Layer, algorithm: str) -> Prepared:
     return Prepared(functools.partial(make_layer(layer, algorithm), layer.x))
 
 
-def ways(algorithm: str) -> tuple[Way, ...]:
-    return (
-        Way(OURS_INTO, "nlc", True, functools.partial(into, algorithm=algorithm)),
-        Way(OURS_NEW, "nlc", False, functools.partial(allocating, algorithm=algorithm)),
-    )
+def ways() -> tuple[Way, ...]:
+    return tuple(
+        Way(our_way(algorithm, prepare is into), "nlc", prepare is into,
+            functools.partial(prepare, algorithm=algorithm))
+        for algorithm in ALGORITHMS
+        for prepare in (into, allocating)
+    )  # fmt: skip

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from benchmarks.peers import numpy_peer, ours
-from benchmarks.peers.base import OURS_INTO, OURS_NEW, Layer, NotOffered, Prepared, Way, crop
+from benchmarks.peers.base import OUR_WAYS, Layer, NotOffered, Prepared, Way, crop
 from benchmarks.peers.gate import Truth, reference
 from benchmarks.peers.measure import (
     ROUNDS,
@@ -62,7 +62,7 @@ def raising(error):
 
 
 @pytest.mark.parametrize("problem", SMALL, ids=lambda p: p.name)
-@pytest.mark.parametrize("way", [*ours.ways("direct"), *numpy_peer.WAYS], ids=lambda w: w.name)
+@pytest.mark.parametrize("way", [*ours.ways(), *numpy_peer.WAYS], ids=lambda w: w.name)
 def test_ways_without_a_peer_are_right(problem, way):
     layer = layer_of(problem)
     try:
@@ -104,19 +104,19 @@ def test_what_fails_is_recorded_with_its_reason(layer):
 
 def test_a_record_has_ceilings_times_and_spread(layer):
     tried = []
-    ways = [*ours.ways("direct"), way(right)]
+    ways = [*ours.ways(), way(right)]
     found = measure(layer, ways, truth_of(layer), 0.01, tried.append)
-    assert tried == [OURS_INTO, OURS_NEW, "a way", ""]
+    assert tried == [*OUR_WAYS, "a way", ""]
     assert found["fma_peak"] > 1e8
     assert found["copy_bandwidth"] > 1e7
     assert found["disturbance"] >= 0
-    for name in (OURS_INTO, OURS_NEW, "a way"):
+    for name in (*OUR_WAYS, "a way"):
         record = found["ways"][name]
         assert record["status"] == "ok"
         assert 0 < record["lower"] <= record["seconds"] <= record["upper"]
         assert record["calls"] >= 1
-    assert found["ways"][OURS_INTO]["preallocated"]
-    assert not found["ways"][OURS_NEW]["preallocated"]
+    for name in OUR_WAYS:
+        assert found["ways"][name]["preallocated"] == name.endswith("out=")
 
 
 def test_sides_take_turns(layer):

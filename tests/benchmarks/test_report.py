@@ -26,15 +26,21 @@ def wrong(reason="error 1e+30 of max|y|"):
 
 def record(name, ours, ways, disturbance=0.0):
     return dict(
-        problem=dataclasses.asdict(named(name)), kernel="dense", fma_peak=2e11,
-        copy_bandwidth=1e10, disturbance=disturbance,
-        ways={"numbaconv out=": way(ours, preallocated=True), "numbaconv": way(2 * ours), **ways},
+        problem=dataclasses.asdict(named(name)), kernels=dict(direct="dense", auto="winograd"),
+        fma_peak=2e11, copy_bandwidth=1e10, disturbance=disturbance,
+        ways={
+            "numbaconv direct, out=": way(ours, preallocated=True),
+            "numbaconv direct": way(2 * ours),
+            "numbaconv auto, out=": way(ours / 4, preallocated=True),
+            "numbaconv auto": way(ours / 2),
+            **ways,
+        },
     )  # fmt: skip
 
 
 def file(peer, layers, threads=2):
     return dict(
-        peer=peer, threads=threads, algorithm="direct", seconds=0.2, machine=MACHINE,
+        peer=peer, threads=threads, seconds=0.2, machine=MACHINE,
         versions={peer: "1.0"}, date="2026-01-02T03:04:05+00:00", layers=layers,
     )  # fmt: skip
 
@@ -57,8 +63,9 @@ def folder(tmp_path):
     return tmp_path
 
 
-def row(folder, name):
-    return next(row for row in report.read(folder).rows(2) if row.name == name)
+def row(folder, name, algorithm="direct"):
+    rows = report.read(folder).rows(2, algorithm)
+    return next(row for row in rows if row.name == name)
 
 
 def test_ratios_are_taken_in_one_process_and_the_smallest_counts(folder):
@@ -66,6 +73,8 @@ def test_ratios_are_taken_in_one_process_and_the_smallest_counts(folder):
     assert (ratio, contest.peer) == (0.5, "fast")
     ratio, contest = row(folder, "tiny").rival(report.is_nlc)
     assert (ratio, contest.peer) == (2.0, "liar")
+    ratio, contest = row(folder, "tiny", "auto").rival()
+    assert (ratio, contest.peer) == (2.0, "fast")
 
 
 def test_a_wrong_result_is_never_the_best(folder):
@@ -87,18 +96,22 @@ def test_our_own_wrong_result_is_no_time(folder):
     spoiled = row(folder, "tiny")
     for contest in spoiled.contests:
         if contest.ways:
-            contest.ways["numbaconv out="].update(status="wrong", reason="error 1 of max|y|")
+            contest.ways["numbaconv direct, out="].update(
+                status="wrong", reason="error 1 of max|y|"
+            )
     assert spoiled.seconds() is None
     assert spoiled.rival() is None
     assert report.own_cells(spoiled)[1:] == ["✗", "–", "–"]
 
 
 def test_the_mean_is_geometric(folder):
-    rows = report.read(folder).rows(2)
-    assert report.geometric_mean(report.ratios(rows, report.any_way, "numbaconv out=")) == (
-        pytest.approx(math.sqrt(0.5 * 4))
-    )
-    assert "Slower than the best peer: tiny (fast 0.50×)." in report.slower_lines(rows)
+    direct, auto = (report.read(folder).rows(2, name) for name in ("direct", "auto"))
+    assert report.geometric_mean(report.ratios(direct)) == pytest.approx(math.sqrt(0.5 * 4))
+    assert report.geometric_mean(report.ratios(auto)) == pytest.approx(math.sqrt(2 * 16))
+    assert report.slower_lines(direct) == [
+        "By 'direct', slower than the best peer: tiny (fast 0.50×)."
+    ]
+    assert report.slower_lines(auto) == ["By 'auto', no layer is slower than the best peer."]
 
 
 def test_everything_is_written(folder, capsys):
@@ -118,6 +131,7 @@ def test_everything_is_written(folder, capsys):
     assert shown.endswith(f"{report.END}\nafter\n")
     assert "old" not in shown
     assert "| tiny | 2 µs |" in shown
+    assert "| 500 ns |" in shown or "| 0.5 µs |" in shown
 
 
 def test_the_readme_part_is_replaced_again_and_again(folder):
@@ -128,8 +142,8 @@ def test_the_readme_part_is_replaced_again_and_again(folder):
 
 
 def test_tables_have_equal_rows(folder):
-    rows = report.read(folder).rows(2)
-    for lines in (report.short_table(rows), report.full_table(rows)):
+    direct, auto = (report.read(folder).rows(2, name) for name in ("direct", "auto"))
+    for lines in (report.short_table(direct, auto), report.full_table(auto)):
         assert len({line.count("|") for line in lines}) == 1
 
 

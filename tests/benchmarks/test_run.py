@@ -33,7 +33,7 @@ for layer in layers:
 
 @pytest.fixture
 def settings(tmp_path):
-    return run.Settings(0.01, "direct", tmp_path)
+    return run.Settings(0.01, tmp_path)
 
 
 @pytest.fixture
