@@ -230,6 +230,9 @@ class Dense(Family):
             )  # fmt: skip
         return panels
 
+    def band(self, problem: ConvProblem, panels: int, run: int, target: Target) -> Band:
+        return blocking.band_of(problem, panels, run, target)
+
 
 class Grouped(Dense):
     """Several groups: the dense tiles, group by group.
@@ -243,16 +246,20 @@ class Grouped(Dense):
         return None
 
     def run(self, problem: ConvProblem, tile: Tile, target: Target) -> int:
-        if self.band(problem, target) is None:
-            return super().run(problem, tile, target)
-        return blocking.MAX_RUN // tile.rows * tile.rows
+        if self.packs_groups(problem):
+            return blocking.MAX_RUN // tile.rows * tile.rows
+        return super().run(problem, tile, target)
 
-    def band(self, problem: ConvProblem, target: Target) -> Band | None:
+    def band(self, problem: ConvProblem, panels: int, run: int, target: Target) -> Band:
         g = problem.geometry
-        if g.kernel_size < PACKED_FROM_TAPS or g.num_groups == 1:
-            return None
-        panels = len(self.panels(problem, target)) // g.num_groups
-        return Band(g.group_in_channels, panels)
+        if not self.packs_groups(problem):
+            return super().band(problem, panels, run, target)
+        channels = g.group_in_channels
+        return Band(panels // g.num_groups, channels, step=channels, reads_in_place=False)
+
+    def packs_groups(self, problem: ConvProblem) -> bool:
+        g = problem.geometry
+        return g.kernel_size >= PACKED_FROM_TAPS and g.num_groups > 1
 
 
 DENSE, GROUPED = Dense(), Grouped()

@@ -56,9 +56,9 @@ class Family(ABC):
         """Positions of one run."""
         return blocking.run_length(problem, tile.rows, target)
 
-    def band(self, problem: ConvProblem, target: Target) -> Band | None:
-        """What windows hold of x at a time if it is read through windows only, else None."""
-        return None
+    def band(self, problem: ConvProblem, panels: int, run: int, target: Target) -> Band:
+        """How many of the panels go over all positions before the next ones do."""
+        return Band(panels, problem.geometry.in_channels, step=0, reads_in_place=True)
 
     def pack(self, weights: Weights, panels: Sequence[Panel]) -> PackedWeights:
         """Copy filter and bias into the order in which the panel kernel reads them."""
@@ -84,8 +84,7 @@ class Blocking:
         The widest of the panels' tiles.
     run : int
         Positions of one run.
-    band : Band or None
-        See `Family.band`.
+    band : Band
     inside : Inside
         Positions that read x in place if it is channel-last in memory.
     reduction : tuple of ReductionBlock
@@ -97,7 +96,7 @@ class Blocking:
     panels: tuple[Panel, ...]
     tile: Tile
     run: int
-    band: Band | None
+    band: Band
     inside: Inside
     reduction: tuple[ReductionBlock, ...]
 
@@ -105,10 +104,13 @@ class Blocking:
         """Return (workers, whether they divide panels rather than positions)."""
         if threads == 1 or not blocking.deserves_threads(self.problem):
             return 1, False
+        panels = len(self.panels)
         tiles = -(-self.problem.batch * self.problem.length_out // self.tile.rows)
-        if tiles >= 4 * threads or tiles >= len(self.panels):
+        if blocking.is_mostly_filter(self.problem) and panels % threads == 0:
+            return threads, True
+        if tiles >= 4 * threads or tiles >= panels:
             return min(threads, tiles), False
-        return min(threads, len(self.panels)), True
+        return min(threads, panels), True
 
 
 @functools.lru_cache(maxsize=1024)
@@ -117,15 +119,13 @@ def blocking_for(problem: ConvProblem, target: Target, family: Family) -> Blocki
     panels = tuple(family.panels(problem, target))
     tile = max((panel.tile for panel in panels), key=lambda tile: tile.width)
     g = problem.geometry
-    band = family.band(problem, target)
-    inside = Inside(0, 0) if band else blocking.inside_of(problem, tile.rows)
+    run = family.run(problem, tile, target)
+    band = family.band(problem, len(panels), run, target)
+    inside = blocking.inside_of(problem, tile.rows) if band.reads_in_place else Inside(0, 0)
     if family.sums_channels:
         reduction = blocking.reduction_blocks(
             g, g.group_in_channels, tile.width, problem.dtype.itemsize, target
         )
     else:
         reduction = [ReductionBlock(0, g.kernel_size, 0, g.group_in_channels)]
-    return Blocking(
-        problem, target, family, panels, tile, family.run(problem, tile, target),
-        band, inside, tuple(reduction),
-    )  # fmt: skip
+    return Blocking(problem, target, family, panels, tile, run, band, inside, tuple(reduction))

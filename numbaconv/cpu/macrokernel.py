@@ -1,8 +1,8 @@
 """The loops around every panel kernel: bands, positions, panels, blocks of the reduction.
 
-One macrokernel serves all families. It splits the positions of y into runs that read x in
-place and runs that read a window, and hands each run to the panel kernels. A band is what one
-window holds of x, with the panels that read it: all of both, unless the family says otherwise.
+One macrokernel serves all families. Band by band of the panels, it splits the positions of y
+into runs that read x in place and runs that read a window, and hands each run to the panel
+kernels.
 
 It is compiled once for each dtype into a C function, which the serial and the parallel
 launcher call by address: the launchers then know no dtype and compile in a moment.
@@ -33,7 +33,7 @@ def compute_run(
         panel = record(c.panels, p, "panel")
         x_offset = panel.x_offset
         if is_window:
-            x_offset -= p // c.band_panels * c.band_channels
+            x_offset -= p // c.band_panels * c.band_step
         y_panel = offset(y, panel.first_channel * c.y_channel)
         target, target_row, target_channel = y_panel, c.y_row, c.y_channel
         if c.stage_size:
@@ -106,7 +106,7 @@ def compute_band(
             rows = min(rows, c.window_run)
             if l < c.inside_first:
                 rows = min(rows, c.inside_first - l)
-            fill_window(window, call, x_n, origin, rows, band * c.band_channels)
+            fill_window(window, call, x_n, origin, rows, band * c.band_step)
             source, is_merged = window, c.window_is_merged
             row, tap = c.window_stride * c.window_row, c.window_dilation * c.window_row
             channel = c.window_channel

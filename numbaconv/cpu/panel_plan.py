@@ -13,7 +13,7 @@ from ..interop import address_of
 from ..plan import Array, RememberingPlan
 from ..problem import ConvProblem
 from ..weights import Weights
-from .blocking import Band, Inside, deserves_threads
+from .blocking import Inside, deserves_threads
 from .family import Blocking, Family, blocking_for
 from .macrokernel import convolve_address, launch, launch_parallel
 from .panel import panel_address
@@ -154,8 +154,7 @@ def block_table(blocking: Blocking) -> Array:
 def window_for(blocking: Blocking, inside: Inside) -> tuple[int, WindowShape]:
     """Positions of a window, as many as a run, the borders and a quarter of L2 allow."""
     problem, geometry = blocking.problem, blocking.problem.geometry
-    channels = blocking.band.channels if blocking.band else geometry.in_channels
-    row_bytes = channels * problem.dtype.itemsize
+    row_bytes = blocking.band.channels * problem.dtype.itemsize
     positions = min(blocking.run, problem.length_out)
     if inside.last:
         positions = min(positions, max(inside.first, problem.length_out - inside.last, 1))
@@ -202,7 +201,7 @@ def call_table(
     positions, shape = window_for(blocking, inside)
     stage_rows = max(blocking.run, positions)
     stage_width = max(panel.columns for panel in blocking.panels)
-    band = blocking.band or Band(geometry.in_channels, len(blocking.panels))
+    band = blocking.band
     merges = blocking.family.sums_channels and geometry.num_groups == 1
     window_merges = blocking.family.sums_channels and band.channels == geometry.group_in_channels
     panels, blocks = panel_table(blocking, streams), block_table(blocking)
@@ -225,7 +224,7 @@ def call_table(
         window_size=shape.rows(positions) * band.channels,
         window_row=1 if unit_rows else band.channels,
         window_channel=shape.rows(positions) if unit_rows else 1,
-        band_channels=band.channels, band_panels=band.panels,
+        band_channels=band.channels, band_step=band.step, band_panels=band.panels,
         stage_size=0 if y_in_place else stage_rows * stage_width,
         stage_row=1 if unit_rows else stage_width, stage_channel=stage_rows if unit_rows else 1,
         x_is_merged=merges and geometry.dilation == 1 and x_row == geometry.in_channels,

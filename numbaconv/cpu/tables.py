@@ -21,7 +21,7 @@ CALL = int64_fields(
     "run", "window_run",  # positions of one run in place, and through a window
     "window_stride", "window_dilation", "window_strips", "window_pitch", "window_step",
     "window_first_rows", "window_more_rows", "window_size",
-    "band_channels", "band_panels",  # what one window holds of x, and who reads it
+    "band_channels", "band_step", "band_panels",  # see Band
     "window_row", "window_channel",
     "stage_size", "stage_row", "stage_channel",  # the buffer for a y that kernels cannot write
     "x_is_merged", "window_is_merged",  # whether taps follow each other without a gap
