@@ -133,15 +133,17 @@ def label(scheme: Scheme, folding: Folding) -> str:
 
 
 def interleaved(calls: list[Callable[[], Any]]) -> list[float]:
-    """The fastest of several rounds of each, in turn."""
+    """The fastest of several rounds of each, in turn, each warmed up by a call before it.
+
+    Other machines on the same processor empty its caches within a few milliseconds.
+    """
     best = [math.inf] * len(calls)
-    for call in calls:
-        call()
     begin, rounds = time.perf_counter(), 0
     while rounds < ROUNDS or (
         time.perf_counter() - begin < LEAST_SECONDS * len(calls) and rounds < 50
     ):
         for i, call in enumerate(calls):
+            call()
             start = time.perf_counter()
             call()
             best[i] = min(best[i], time.perf_counter() - start)

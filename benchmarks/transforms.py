@@ -57,11 +57,16 @@ def calls_of(name: str, threads: int) -> tuple[int, list[Callable[[], Any]]]:
 
 
 def interleaved(calls: list[Callable[[], Any]], threads: int) -> tuple[list[float], float]:
-    """Seconds of the fastest of several rounds of each call, and the multiply-add peak."""
+    """Seconds of the fastest of several rounds of each call, and the multiply-add peak.
+
+    A call warms up the next: other machines on the same processor empty its caches within a few
+    milliseconds.
+    """
     seconds: list[list[float]] = [[] for _ in calls]
     peaks = []
     for _ in range(ROUNDS):
         for i, call in enumerate(calls):
+            call()
             start = time.perf_counter()
             call()
             seconds[i].append(time.perf_counter() - start)

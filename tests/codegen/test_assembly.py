@@ -13,7 +13,7 @@ import llvmlite.binding as llvm
 import numpy as np
 import pytest
 
-from numbaconv.cpu.dense import unroll_of
+from numbaconv.cpu.dense import cut_channels, unroll_of
 from numbaconv.cpu.families import FAMILIES, standalone_module
 from numbaconv.cpu.microkernel import Tile
 from numbaconv.cpu.target import ISAS
@@ -73,6 +73,12 @@ def shipped_tiles(isa: str) -> tuple[Tile, ...]:
                     if family.declines(problem, target) is None:
                         for panel in family.panels(problem, target):
                             tiles[panel.tile] = None
+        for columns in range(1, 71):  # of a transform, whose many products are read once
+            gemm = ConvProblem(Geometry(1, 2 * target.lanes(dtype), columns), 1, 1, dtype)
+            for panel in cut_channels(
+                gemm, target, first=0, channels=columns, x_offset=0, column=0, streams_weights=True
+            ):
+                tiles[panel.tile] = None
     return tuple(tiles)
 
 

@@ -141,8 +141,9 @@ def direct_counts(problem: ConvProblem, target: Target) -> tuple[str, Counts]:
         counts[f"slots{min(tile.vectors, 4)}"] += steps * slots(tile.rows, tile.vectors)
         counts["panel_tiles"] += positions / tile.rows * len(blocking.reduction)
     filter_bytes = geometry.reduction * blocking.panels[-1].last_column * itemsize
-    runs = -(-positions // blocking.run)
-    counts["filter_bytes"] = filter_bytes * (runs if filter_bytes > target.l2 else 1)
+    is_in_bands = blocking.band.panels < len(blocking.panels)
+    runs = 1 if is_in_bands or filter_bytes <= target.l2 else -(-positions // blocking.run)
+    counts["filter_bytes"] = filter_bytes * runs
     counts["stall"] = stall(counts["filter_bytes"], sum(counts[f"slots{v}"] for v in range(1, 5)))
     counts["positions"] = positions * geometry.num_groups
     counts["x_elements"] = problem.batch * problem.length * geometry.in_channels

@@ -61,18 +61,20 @@ def locate(call, tile):
 def fill_tile(window, call, x, origin, outputs):
     """Copy the rows that `outputs` outputs of one group read; what follows them is zero."""
     c = record(call, 0, "transform")
-    row = c.row_positions * c.in_channels
-    rows = c.points * c.phases
+    strip, strips = c.row_positions, c.points * c.phases
+    if c.unit == strip:  # rows follow each other in x: one strip
+        strip, strips = strip * strips, 1
     needed = c.phases * (outputs - 1) + c.kernel_size
-    for i in range(rows):
-        positions = min(c.row_positions, max(0, needed - i * c.row_positions))
+    for i in range(strips):
+        positions = min(strip, max(0, needed - i * strip))
         if positions:
             fill_strip(
-                offset(window, i * row), c.in_channels, 1, x, c.x_row, c.x_channel, c.in_channels,
+                offset(window, i * strip * c.in_channels), c.in_channels, 1,
+                x, c.x_row, c.x_channel, c.in_channels,
                 c.length, origin + i * c.unit, positions, c.mode,
             )  # fmt: skip
-        for j in range(positions * c.in_channels, row):
-            store(window, i * row + j, 0.0)
+        for j in range((i * strip + positions) * c.in_channels, (i + 1) * strip * c.in_channels):
+            store(window, j, 0.0)
 
 
 @_jit.jit
