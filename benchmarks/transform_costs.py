@@ -39,10 +39,10 @@ DATA = Path(__file__).with_suffix(".json")
 COSTS = Path(cost.__file__).with_name("costs.json")
 
 # Layers after the public list: a third is for `check`, the others for `fit`.
-RANDOM_LAYERS = 600
+RANDOM_LAYERS, LARGE_LAYERS = 600, 75
 CHECKED_EVERY = 3
-MOST_FLOPS = 1.2e9
-MOST_SPECTRUM = 30e6
+MOST_FLOPS, MOST_LARGE_FLOPS = 1.2e9, 8e9
+MOST_SPECTRUM = 64e6
 ROUNDS, LEAST_SECONDS = 7, 0.02
 
 Layer = dict[str, Any]
@@ -54,7 +54,7 @@ def public_layers() -> list[Layer]:
     layers = []
     for p in PROBLEMS:
         batch, length = p.batch, p.length
-        while p.flops * batch * length / (p.batch * p.length) > MOST_FLOPS:
+        while p.flops * batch * length / (p.batch * p.length) > MOST_LARGE_FLOPS:
             batch, length = (batch // 2, length) if batch > 1 else (batch, length // 2)
         layers.append(
             dict(
@@ -91,6 +91,24 @@ def random_layers() -> Iterator[Layer]:
         )  # fmt: skip
         problem = problem_of(layer)
         if 2e5 < problem.flops < MOST_FLOPS and spectrum_bytes(problem) < 100e6:
+            made += 1
+            yield layer
+
+
+def large_layers() -> Iterator[Layer]:
+    """Layers whose spectra and planes exceed the second cache, always the same."""
+    rng = np.random.default_rng(2025)
+    made = 0
+    while made < LARGE_LAYERS:
+        inputs, outputs = (int(rng.choice([64, 96, 128, 192, 256, 384, 512])) for _ in range(2))
+        groups = int(rng.choice([1, 1, 1, 4]))
+        layer = dict(
+            name=f"random large {made}", batch=int(rng.choice([1, 4])),
+            length=int(rng.integers(300, 16000)), in_channels=inputs, out_channels=outputs,
+            kernel_size=int(rng.choice([3, 3, 5, 7, 9, 11, 15, 25, 41])), stride=1,
+            dilation=int(rng.choice([1, 1, 3])), num_groups=groups, padding="same", bits=32,
+        )  # fmt: skip
+        if MOST_FLOPS < problem_of(layer).flops < MOST_LARGE_FLOPS:
             made += 1
             yield layer
 
@@ -293,7 +311,7 @@ def main() -> None:
     measured: list[Layer] = json.loads(DATA.read_text()) if DATA.exists() else []
     if arguments.step == "measure":
         begin, known = time.perf_counter(), {layer["name"] for layer in measured}
-        layers = [*public_layers(), *random_layers()]
+        layers = [*public_layers(), *random_layers(), *large_layers()]
         for layer in layers[arguments.first : arguments.first + arguments.count]:
             if layer["name"] not in known:
                 measured.append(measure(layer))

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ..interop import aligned_empty
+from ..interop import aligned_empty, large_page_empty
 from ..weights import Weights
 from .blocking import Panel
 
@@ -24,7 +24,7 @@ class PackedWeights:
     def empty(cls, size: int, panels: Sequence[Panel], weights: Weights) -> PackedWeights:
         """Room for a filter of `size` elements and for the bias, each on a cache line."""
         dtype = weights.filter.dtype
-        return cls(aligned_empty(size, dtype), aligned_empty(panels[-1].last_column, dtype))
+        return cls(large_page_empty(size, dtype), aligned_empty(panels[-1].last_column, dtype))
 
 
 def pack_bias(packed: PackedWeights, weights: Weights, panels: Sequence[Panel]) -> None:

@@ -73,12 +73,13 @@ def shipped_tiles(isa: str) -> tuple[Tile, ...]:
                     if family.declines(problem, target) is None:
                         for panel in family.panels(problem, target):
                             tiles[panel.tile] = None
-        for columns in range(1, 71):  # of a transform, whose many products are read once
-            gemm = ConvProblem(Geometry(1, 2 * target.lanes(dtype), columns), 1, 1, dtype)
-            for panel in cut_channels(
-                gemm, target, first=0, channels=columns, x_offset=0, column=0, streams_weights=True
-            ):
-                tiles[panel.tile] = None
+        for columns in range(1, 71):  # of a transform, whose spectrum does not stay near
+            for depth in (24, 8000):
+                gemm = ConvProblem(Geometry(1, depth, columns), 1, 1, dtype)
+                for panel in cut_channels(
+                    gemm, target, first=0, channels=columns, x_offset=0, column=0, sharing=8
+                ):
+                    tiles[panel.tile] = None
     return tuple(tiles)
 
 

@@ -80,14 +80,15 @@ class TransformBlocking:
         return min(threads, self.folding.groups * -(-self.total_tiles // self.block_tiles))
 
 
-# Tiles of a block where the spectrum of a group does not stay in L2: enough that reading it
-# from the last cache (16 GB/s on the machine measured) is small beside the GEMMs.
-TILES_OF_LARGE_SPECTRA = 120
+# Tiles of a block where the spectrum of a group does not stay in L2: at most so many, and as
+# many as make the planes a third of the spectrum, which is read for every block.
+# 1280 → 1536 K5 by 16 points: 139 ms at 144 tiles, 154 at 72, 179 at 48 (spectrum 173 MiB);
+# 256 → 256 K7 by 64 points: 13.7 ms at 36 tiles, 14.0 at 48, 15.6 at 72 (24 MiB).
+TILES_OF_LARGE_SPECTRA, PLANES_OF_LARGE_SPECTRA = 144, 3
 
-
-# Tiles up to which a spectrum that exceeds L2 is prefetched as it is read: products gain 1.6
-# times at 4 and 8 tiles and 1.25 at 32 (768 channels in 16 groups, K128).
-STREAMED_TILES = 48
+# Bytes of planes: what exceeds 32 MiB glibc asks of the system and gives back in every call,
+# and its pages fault (139 → 159 ms at 33 MiB).
+MOST_PLANE_BYTES = 24 << 20
 
 
 def tiles_of_block(
@@ -102,7 +103,9 @@ def tiles_of_block(
     """
     fitting = max(1, max(target.l2 // 4, target.l2 * 3 // 4 - filter_bytes) // tile_bytes)
     if filter_bytes > target.l2:
-        fitting = max(fitting, min(TILES_OF_LARGE_SPECTRA, 2 * filter_bytes // tile_bytes))
+        share = filter_bytes // (PLANES_OF_LARGE_SPECTRA * tile_bytes)
+        fitting = max(fitting, min(TILES_OF_LARGE_SPECTRA, share))
+    fitting = max(1, min(fitting, MOST_PLANE_BYTES // tile_bytes))
     blocks = max(1, round(total / fitting))
     return min(total, round_up(-(-total // blocks), rows))
 
@@ -127,8 +130,8 @@ def transform_blocking(
     rows = max(panel.tile.rows for panel in panels)
     share = -(-total // max(1, threads // folding.groups))
     block_tiles = tiles_of_block(share, tile_bytes, filter_bytes, rows, target)
-    if filter_bytes * folding.groups > target.l2 and block_tiles <= STREAMED_TILES:
-        panels = cut(streams_weights=True)
+    if filter_bytes * folding.groups > target.l2:
+        panels = cut(sharing=block_tiles)
     return TransformBlocking(
         problem, target, scheme, folding, tiling, tuple(panels), block_tiles,
         v_row, odd_lines(block_tiles * v_row, itemsize),

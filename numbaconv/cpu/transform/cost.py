@@ -38,6 +38,9 @@ STREAM_RATE, SLOT = 8.0, 0.18
 # again and again, in a program others come between and leave less in the last cache.
 COLD = 0.25
 
+# How many times L2 planes or spectra are from which they cost more than others beyond L2.
+FAR_SIZE = 4
+
 # Bytes from row to row from which most rows of a tile lie on pages of their own.
 FAR = 2048
 
@@ -89,10 +92,15 @@ def transform_counts(blocking: TransformBlocking) -> Counts:
     spectrum = blocking.group_weights * itemsize
     # In a program other layers have been in the caches since the last call.
     is_kept = spectrum + blocking.plane_bytes <= target.l2
-    counts["spectrum_bytes"] = groups * spectrum * (1 if is_kept else blocks)
-    counts["stall"] = stall(counts["spectrum_bytes"], counts["gemm_slots"])
+    bytes_read = groups * spectrum * (1 if is_kept else blocks)
+    is_far = groups * spectrum > FAR_SIZE * target.l2
+    counts["far_spectrum_bytes" if is_far else "spectrum_bytes"] = bytes_read
+    counts["stall"] = stall(bytes_read, counts["gemm_slots"])
+    plane_bytes = tiles * scheme.planes * (blocking.v_row + blocking.m_row) * itemsize
     if blocking.plane_bytes > target.l2:
-        counts["plane_bytes"] = tiles * scheme.planes * (blocking.v_row + blocking.m_row) * itemsize
+        counts["plane_bytes"] = plane_bytes
+    if blocking.plane_bytes > FAR_SIZE * target.l2:
+        counts["far_plane_bytes"] = plane_bytes
     rows = tiles * folding.phases * math.ceil(folding.depth / folding.phases / lanes)
     counts[f"forward {scheme.name}"] = rows
     counts[f"inverse {scheme.name}"] = tiles * math.ceil(folding.columns / lanes)

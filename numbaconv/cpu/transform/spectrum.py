@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ...interop import aligned_empty
+from ...interop import aligned_empty, large_page_empty
 from ...weights import Weights
 from ..blocking import Panel
 from ..target import Target
@@ -74,7 +74,7 @@ def pack_spectrum(
     sizes = product_sizes(scheme, folding.depth, width)
     counts = [len(kind.x_planes) for kind in kinds]
     group_size = sum(size * count for size, count in zip(sizes, counts, strict=True))
-    flat = aligned_empty(folding.groups * group_size, dtype).reshape(folding.groups, group_size)
+    flat = large_page_empty(folding.groups * group_size, dtype).reshape(folding.groups, group_size)
     row_bytes = 8 * scheme.planes * filter.shape[2]
     chunk = max(1, min(folding.depth, CHUNK_BYTES // row_bytes))
     for first in range(0, folding.depth, chunk):
