@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from llvmlite import ir
@@ -31,12 +31,31 @@ def emit_panel(builder: ir.IRBuilder, tile: Tile, arguments: Sequence[Any]) -> N
 
 def standalone_module(tile: Tile, triple: str) -> ir.Module:
     """The panel kernel alone in a module, to read its assembly for any processor."""
-    module = ir.Module(tile.name)
+
+    def emit(builder: ir.IRBuilder, arguments: Sequence[Any]) -> None:
+        emit_panel(builder, tile, arguments)
+
+    return module_of(tile.name, tile.bits, (POINTERS, INTEGERS), emit, triple)
+
+
+def module_of(
+    name: str,
+    bits: int,
+    arguments: tuple[Sequence[str], Sequence[str]],
+    emit: Callable[[ir.IRBuilder, Sequence[Any]], None],
+    triple: str,
+) -> ir.Module:
+    """A module of one kernel, with the C signature that Numba gives it.
+
+    `arguments` names its pointers and its integers; an opaque one comes before them.
+    """
+    module = ir.Module(name)
     module.triple = triple
-    pointer = (ir.FloatType() if tile.bits == 32 else ir.DoubleType()).as_pointer()
-    arguments = [i8.as_pointer(), *[pointer] * len(POINTERS), *[i64] * len(INTEGERS)]
-    function = ir.Function(module, ir.FunctionType(void, arguments), tile.name)
+    pointers, integers = arguments
+    pointer = (ir.FloatType() if bits == 32 else ir.DoubleType()).as_pointer()
+    kinds = [i8.as_pointer(), *[pointer] * len(pointers), *[i64] * len(integers)]
+    function = ir.Function(module, ir.FunctionType(void, kinds), name)
     builder = ir.IRBuilder(function.append_basic_block())
-    emit_panel(builder, tile, function.args[1:])
+    emit(builder, function.args[1:])
     builder.ret_void()
     return module

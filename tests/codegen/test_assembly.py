@@ -6,10 +6,8 @@ import dataclasses
 import functools
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from typing import Any
 
-import llvmlite.binding as llvm
 import numpy as np
 import pytest
 
@@ -18,24 +16,18 @@ from numbaconv.cpu.families import FAMILIES, standalone_module
 from numbaconv.cpu.microkernel import Tile
 from numbaconv.cpu.target import ISAS
 from numbaconv.problem import ConvProblem, Geometry
-
-X86, ARM = "x86_64-unknown-linux-gnu", "aarch64-unknown-linux-gnu"
-
-# A processor of each instruction set, as LLVM names it.
-PROCESSORS = {
-    "avx512": (X86, "skylake-avx512"),
-    "avx2": (X86, "haswell"),
-    "avx": (X86, "sandybridge"),
-    "sse": (X86, "nehalem"),
-    "neon": (ARM, "neoverse-n1"),
-}
-
-# Vector registers as operands, and the instructions that multiply and that add.
-REGISTERS = {"avx512": "%zmm", "avx2": "%ymm", "avx": "%ymm", "sse": "%xmm", "neon": r"\.(4s|2d)"}
-FUSED = {"avx512": r"vfmadd\d+p", "avx2": r"vfmadd\d+p", "neon": r"fmla\b"}
-MULTIPLY = {"neon": r"fmul\b"}
-ADD = {"neon": r"fadd\b"}
-
+from tests.codegen.reader import (
+    BRANCH,
+    PROCESSORS,
+    REGISTERS,
+    SCALAR_ARITHMETIC,
+    calls,
+    compiled,
+    innermost_loops,
+    products,
+    stack_accesses,
+    touches_vectors,
+)
 
 # --- every tile that blocking can ask for
 
@@ -108,217 +100,18 @@ OTHERS = parameters("sliced", "narrow", "fir", "planar")
 TILES = DENSE + OTHERS
 
 
-# --- compiling
-
-
-@functools.cache
-def initialize_llvm() -> None:
-    llvm.initialize_all_targets()
-    llvm.initialize_all_asmprinters()
+# --- reading
 
 
 @functools.cache
 def assembly(isa: str, tile: Tile) -> str:
-    """Compile a tile as Numba does: function passes, cheap module passes, all passes at -O3."""
-    initialize_llvm()
-    triple, cpu = PROCESSORS[isa]
-    machine = llvm.Target.from_triple(triple).create_target_machine(
-        cpu=cpu, opt=3, reloc="static" if triple == X86 else "default", codemodel="jitdefault"
-    )
-    module = llvm.parse_assembly(str(standalone_module(tile, triple)))
-    module.verify()
-    module.data_layout = str(machine.target_data)
-    run_passes_of_numba(module, machine)
-    return machine.emit_assembly(module)
-
-
-def run_passes_of_numba(module: llvm.ModuleRef, machine: llvm.TargetMachine) -> None:
-    """The order of `numba.core.codegen.CPUCodeLibrary._optimize_final_module`."""
-    full, cheap = pass_builder(machine, 3), pass_builder(machine, 0)
-    functions = full.getFunctionPassManager()
-    for function in module.functions:
-        functions.run(function, full)
-    first = cheap.getModulePassManager()
-    first.add_loop_rotate_pass()
-    first.add_instruction_combine_pass()
-    first.add_jump_threading_pass()
-    first.run(module, cheap)
-    full.getModulePassManager().run(module, full)
-
-
-def pass_builder(machine: llvm.TargetMachine, level: int) -> llvm.PassBuilder:
-    options = llvm.create_pipeline_tuning_options()
-    options.speed_level = level
-    options.loop_vectorization = level == 3
-    options.slp_vectorization = False
-    return llvm.create_pass_builder(machine, options)
-
-
-# --- reading
-
-
-@dataclass
-class Block:
-    """Instructions that run one after another, and the labels of what may come next."""
-
-    label: str
-    instructions: list[str] = field(default_factory=list)
-    successors: set[str] = field(default_factory=set)
-
-
-BRANCH = re.compile(r"(?P<always>jmpq?|b|br|retq?|ret)$|(j\w+|b\.\w+|cbn?z|tbn?z)$")
-
-
-def basic_blocks(text: str) -> dict[str, Block]:
-    """Cut the assembly of one function at labels and branches."""
-    lines = [re.split(r"#(?![\d-])|//", line)[0].strip() for line in text.splitlines()]
-    table = {  # where an indirect jump may go
-        label
-        for line in lines
-        if re.match(r"\.(quad|long|word|hword|byte|xword)\s", line)
-        for label in re.findall(r"\.LBB\d+_\d+", line)
-    }
-    blocks = {"entry": Block("entry")}
-    current: Block | None = blocks["entry"]
-
-    def begin(label: str, follows: bool) -> Block:
-        if follows and current is not None:
-            current.successors.add(label)
-        blocks[label] = Block(label)
-        return blocks[label]
-
-    for number, line in enumerate(lines):
-        if label := re.fullmatch(r"([\w.$]+):", line):
-            current = begin(label[1], follows=True)
-            continue
-        if not line or line.startswith(".") or current is None:
-            continue
-        current.instructions.append(line)
-        branch = BRANCH.match(line.split()[0])
-        if branch is None:
-            continue
-        target = re.split(r"[\s,]+", line)[-1]
-        if re.match(r"\.LBB", target):
-            current.successors.add(target)
-        elif not line.startswith("ret"):
-            current.successors |= table
-        current = None if branch["always"] else begin(f"line{number}", follows=True)
-    return blocks
-
-
-def dominators(blocks: dict[str, Block]) -> dict[str, set[str]]:
-    """For each reachable block, the blocks through which every path to it leads."""
-    before: dict[str, set[str]] = {}
-    reachable, waiting = {"entry"}, ["entry"]
-    while waiting:
-        label = waiting.pop()
-        for successor in blocks[label].successors:
-            before.setdefault(successor, set()).add(label)
-            if successor not in reachable:
-                reachable.add(successor)
-                waiting.append(successor)
-    order = [label for label in blocks if label in reachable]
-    found = {label: set(order) for label in order}
-    found["entry"] = {"entry"}
-    changed = True
-    while changed:
-        changed = False
-        for label in order[1:]:
-            new = set.intersection(*(found[b] for b in before[label])) | {label}
-            changed |= new != found[label]
-            found[label] = new
-    return found
-
-
-def innermost_loops(text: str) -> list[list[str]]:
-    """The instructions of each natural loop that holds no other."""
-    blocks = basic_blocks(text)
-    over = dominators(blocks)
-    before: dict[str, set[str]] = {label: set() for label in over}
-    for label in over:
-        for successor in blocks[label].successors:
-            before[successor].add(label)
-    bodies: dict[str, set[str]] = {}
-    for label in over:
-        for head in blocks[label].successors & over[label]:
-            body, waiting = bodies.setdefault(head, {head}), [label]
-            while waiting:
-                member = waiting.pop()
-                if member not in body:
-                    body.add(member)
-                    waiting += before[member]
-    return [
-        [line for label in blocks if label in body for line in blocks[label].instructions]
-        for head, body in bodies.items()
-        if not any(other in body for other in bodies if other != head)
-    ]
-
-
-def count(pattern: str, instructions: list[str]) -> int:
-    return sum(bool(re.match(pattern, line)) for line in instructions)
-
-
-def products(isa: str, tile: Tile, instructions: list[str]) -> tuple[int, int, int]:
-    """(fused multiply-adds, multiplications, additions) on whole vectors of the element."""
-    letter, register = "s" if tile.bits == 32 else "d", REGISTERS[isa]
-    if isa == "neon":
-        register = r"\.4s" if tile.bits == 32 else r"\.2d"
-        letter = ""
-    v = "" if isa == "sse" else "v"
-    fused = FUSED.get(isa, r"v?fn?m(add|sub)\d+p") + letter
-    multiply = MULTIPLY.get(isa, f"{v}mulp") + letter
-    add = ADD.get(isa, f"{v}addp") + letter
-    return tuple(count(f"{name}.*{register}", instructions) for name in (fused, multiply, add))
+    return compiled(isa, standalone_module(tile, PROCESSORS[isa][0]))
 
 
 def reduction_loops(isa: str, tile: Tile) -> list[list[str]]:
     """The innermost loops in which chains grow."""
     loops = innermost_loops(assembly(isa, tile))
-    return [loop for loop in loops if max(products(isa, tile, loop)) > 0]
-
-
-def stack_accesses(isa: str, tile: Tile, loop: list[str]) -> list[str]:
-    frame = r"|\(%rbp" if re.search(r"mov\w*\s+%rsp, %rbp", assembly(isa, tile)) else ""
-    pattern = r"\[sp\b" if isa == "neon" else rf"\(%rsp{frame}"
-    return [line for line in loop if re.search(pattern, line)]
-
-
-def touches_vectors(line: str) -> bool:
-    return re.search(r"%[xyz]mm|\b[qdsv]\d+\b", line) is not None
-
-
-# --- the reader itself
-
-
-def test_reader_finds_the_inner_one_of_two_nested_loops():
-    text = """
-f:
-    xorl %eax, %eax
-.LBB0_1:
-    xorl %ecx, %ecx
-    jmp .LBB0_3
-.LBB0_2:            # out of line
-    addl $1, %eax
-    cmpl $9, %eax
-    jne .LBB0_1
-    retq
-.LBB0_3:
-    vmulps %zmm0, %zmm1, %zmm2
-    addl $1, %ecx
-    cmpl $9, %ecx
-    jne .LBB0_3
-    jmp .LBB0_2
-"""
-    (loop,) = innermost_loops(text)
-    assert loop[0] == "vmulps %zmm0, %zmm1, %zmm2"
-    assert len(loop) == 4
-
-
-def test_reader_sees_a_spill():
-    assert touches_vectors("vmovups %zmm26, 240(%rsp)")
-    assert touches_vectors("stp q14, q18, [sp, #16]")
-    assert not touches_vectors("movq -104(%rsp), %r13")
-    assert not touches_vectors("ldr x14, [sp, #128]")
+    return [loop for loop in loops if max(products(isa, tile.bits, loop)) > 0]
 
 
 def products_of_a_tap(tile: Tile) -> int:
@@ -338,7 +131,7 @@ def full_tile_loops(isa: str, tile: Tile) -> list[list[str]]:
     """
     step, found = products_of_a_tap(tile), {}
     for loop in reduction_loops(isa, tile):
-        count = max(products(isa, tile, loop))
+        count = max(products(isa, tile.bits, loop))
         if count % step == 0:
             found.setdefault(count, []).append(loop)
     return found[max(found)] if found else []
@@ -353,7 +146,7 @@ def test_inner_loop_of_the_full_dense_tile_is_unrolled_multiply_adds(isa, tile):
     wanted = unroll_of(tile) * tile.rows * tile.vectors
     assert len(loops) == 1 or unroll_of(tile) == 1  # one step: a small tile may have as many
     for loop in loops:
-        found = products(isa, tile, loop)
+        found = products(isa, tile.bits, loop)
         steps = 2 if unroll_of(tile) == 1 and max(found) == 2 * wanted else 1  # LLVM's choice
         count = steps * wanted
         assert found == ((count, 0, 0) if tile.fma else (0, count, count))
@@ -365,7 +158,7 @@ def test_a_loop_of_the_full_tile_takes_whole_taps(isa, tile):
     loops = full_tile_loops(isa, tile)
     assert loops
     for loop in loops:
-        fused, multiplications, additions = products(isa, tile, loop)
+        fused, multiplications, additions = products(isa, tile.bits, loop)
         if tile.fma:
             assert multiplications == additions == 0
         else:
@@ -375,23 +168,25 @@ def test_a_loop_of_the_full_tile_takes_whole_taps(isa, tile):
 
 @pytest.mark.parametrize("isa, tile", TILES)
 def test_no_multiply_add_of_the_reduction_is_scalar(isa, tile):
-    scalar = r"v?(mul|add|fn?madd\d+)s[sd]\b|f(mul|add|madd)\s+[sd]\d"
-    found = [line for loop in reduction_loops(isa, tile) for line in loop if re.match(scalar, line)]
+    found = [
+        line
+        for loop in reduction_loops(isa, tile)
+        for line in loop
+        if re.match(SCALAR_ARITHMETIC, line)
+    ]
     assert found == []
 
 
 @pytest.mark.parametrize("isa, tile", TILES)
 def test_kernel_calls_nothing(isa, tile):
-    calls = re.findall(r"^\s*(?:callq?|blr?)\s.*$", assembly(isa, tile), re.MULTILINE)
-    assert calls == []
+    assert calls(assembly(isa, tile)) == []
 
 
 @pytest.mark.parametrize("isa, tile", TILES)
 def test_the_loop_of_the_full_tile_never_touches_the_stack(isa, tile):
     """Neither sums nor addresses: a spill of a sum is in its chain, at 5 cycles a time."""
-    found = [
-        line for loop in full_tile_loops(isa, tile) for line in stack_accesses(isa, tile, loop)
-    ]
+    text, loops = assembly(isa, tile), full_tile_loops(isa, tile)
+    found = [line for loop in loops for line in stack_accesses(isa, text, loop)]
     assert found == []
 
 
@@ -401,7 +196,7 @@ def test_no_loop_spills_a_vector(isa, tile):
     spills = [
         line
         for loop in reduction_loops(isa, tile)
-        for line in stack_accesses(isa, tile, loop)
+        for line in stack_accesses(isa, assembly(isa, tile), loop)
         if touches_vectors(line)
     ]
     assert spills == []

@@ -22,6 +22,7 @@ from numba.core import types
 from numba.extending import intrinsic, models, register_model
 
 from ... import _jit
+from ..families import module_of
 from ..vector import VectorBuilder, i64
 from . import fourier, toom_cook
 from .fourier import Access, Complex
@@ -215,6 +216,15 @@ class TransformEmitter:
         return Access(
             self.load_row, self.store_row, self.load_plane, self.store_plane, load_slot, store_slot
         )
+
+
+def standalone_transform(transform: Transform, triple: str) -> ir.Module:
+    """The transform kernel alone in a module, to read its assembly for any processor."""
+
+    def emit(builder: ir.IRBuilder, arguments: Sequence[Any]) -> None:
+        TransformEmitter(builder, transform, arguments).emit()
+
+    return module_of(transform.name, transform.bits, (POINTERS, INTEGERS), emit, triple)
 
 
 class TransformType(types.Type):
