@@ -63,9 +63,10 @@ class PanelPlan(RememberingPlan["PanelCall"]):
         }
 
 
-# Bytes of y from which it is written past the caches, or the last cache if that is smaller.
-# Measured on one core: 4 → 288 K15 gains 1.15× at 19 MB and 1.27× beyond, depthwise K4 loses
-# 7 % at 13 MB and gains 1.2× at 25 MB and 1.5× at 50 MB, 1 → 512 K10 s5 gains 2.9× at 34 MB.
+# Bytes of y, beyond half of those of x, from which y is written past the caches, or the last
+# cache if that is smaller. Measured on one and two cores: 1 → 512 K10 s5 gains 1.2× and 1.3× at
+# 16 MiB, 4 → 288 K15 1.2× and 1.1× at 33, 64 → 512 K1 1.3× and 1.2× at 20; depthwise K4, whose x
+# is as large, loses 1.1× and 1.2× at 24 MiB and gains 1.35× and 1.1× at 48.
 STREAMED_FROM = 16 << 20
 
 
@@ -118,8 +119,10 @@ def may_stream(blocking: Blocking, y_strides: tuple[int, ...]) -> bool:
     """Whether y is too large for the caches, written once, and whole vectors are aligned in it."""
     problem, vector = blocking.problem, blocking.target.vector_bytes
     itemsize = problem.dtype.itemsize
+    x_size = problem.batch * problem.length * problem.geometry.in_channels
+    size = (math.prod(problem.out_shape) - x_size // 2) * itemsize
     return (
-        math.prod(problem.out_shape) * itemsize >= min(STREAMED_FROM, blocking.target.last_cache)
+        size >= min(STREAMED_FROM, blocking.target.last_cache)
         and len(blocking.reduction) == 1
         and y_strides[2] == itemsize
         and not any(stride % vector for stride in y_strides[:2])

@@ -26,7 +26,7 @@ CASES = {
 
 @pytest.fixture
 def streaming(monkeypatch):
-    monkeypatch.setattr(panel_plan, "STREAMED_FROM", 0)
+    monkeypatch.setattr(panel_plan, "STREAMED_FROM", -(1 << 62))
 
 
 def placed(shape, dtype, off):
