@@ -150,9 +150,19 @@ PROBLEMS: tuple[Problem, ...] = (
 # fmt: on
 
 
+# One layer by its kernel size: what transforms gain, drawn by `benchmarks.transforms plot`.
+KERNEL_SIZES = tuple(
+    Problem(
+        f"kernel_size_{taps}", "drawn against K", 1, 4096, 64, 64, taps,
+        padding=((taps - 1) // 2, taps // 2),
+    )
+    for taps in (1, 2, 3, 5, 7, 9, 11, 15, 23, 31, 47, 63, 95, 127)
+)  # fmt: skip
+
+
 def named(name: str) -> Problem:
-    """The layer of the list with this name."""
-    for problem in PROBLEMS:
+    """The layer of either list with this name."""
+    for problem in (*PROBLEMS, *KERNEL_SIZES):
         if problem.name == name:
             return problem
     raise KeyError(f"no layer {name!r}; there are {', '.join(p.name for p in PROBLEMS)}")

@@ -38,7 +38,9 @@ from numbaconv.cpu.target import host
 from .peers import base
 from .peers.gate import reference
 from .peers.install import PEERS, ROOT, is_complete, python_of
-from .problems import PROBLEMS, named
+from .problems import KERNEL_SIZES, PROBLEMS, named
+
+KNOWN = tuple(problem.name for problem in (*PROBLEMS, *KERNEL_SIZES))
 
 # Seconds until a child has imported its libraries and started their threads.
 START_LIMIT = 120.0
@@ -206,7 +208,7 @@ def write_result(out: Path, state: Progression, settings: Settings) -> Path:
         peer=state.peer, threads=state.threads, seconds=settings.seconds, machine=machine(),
         versions=state.versions, threading_layer=state.threading_layer,
         date=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        layers={p.name: state.records[p.name] for p in PROBLEMS if p.name in state.records},
+        layers={name: state.records[name] for name in KNOWN if name in state.records},
     )  # fmt: skip
     for name, record in found["layers"].items():
         record.setdefault("problem", dataclasses.asdict(named(name)))
@@ -232,7 +234,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     options = parser.parse_args(arguments)
     if unknown := sorted(set(options.peers) - set(PEERS)):
         parser.error(f"no such peer: {', '.join(unknown)}")
-    if unknown := sorted(set(options.layers) - set(words(every))):
+    if unknown := sorted(set(options.layers) - set(KNOWN)):
         parser.error(f"no such layer: {', '.join(unknown)}")
     options.threads = sorted({int(threads) for threads in options.threads})
     return options

@@ -1,9 +1,10 @@
 """What transforms gain over direct summation, layer by layer, and against K.
 
     python -m benchmarks.transforms ratios [--threads N]
-    python -m benchmarks.transforms plot OUT.png
+    python -m benchmarks.transforms plot OUT.png [--peers FOLDER]
 
 Both run in one process: direct summation, the transform and a burst of multiply-adds in turn.
+FOLDER holds what `benchmarks.run` found for the layers `kernel_size_…` on one core.
 """
 
 from __future__ import annotations
@@ -14,12 +15,15 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from numbaconv import Conv1D
 
+from .problems import KERNEL_SIZES
+from .report import any_way, read
 from .roofline import fma_seconds
 
 # name: (K, C_in, C_out, L, N, other parameters, algorithm)
@@ -88,31 +92,53 @@ def ratios(threads: int, names: list[str]) -> None:
         )
 
 
-def plot(path: str) -> None:
-    """Effective GF/s against K for 64 → 64 channels, with the roofline."""
-    import matplotlib
+def offers(kind: str, taps: int) -> bool:
+    """Whether an algorithm takes so many taps."""
+    return {"direct": True, "winograd": 2 <= taps <= 5, "fft": taps > 1}[kind]
 
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
 
-    sizes = (1, 2, 3, 5, 7, 9, 11, 15, 23, 31, 47, 63, 95, 127)
+def by_kernel_size() -> tuple[dict[str, list[tuple[int, float]]], list[float]]:
+    """(K, effective GF/s) of each algorithm on the layers drawn, and multiply-add peaks."""
     series: dict[str, list[tuple[int, float]]] = {"direct": [], "winograd": [], "fft": []}
     peaks = []
-    x = np.random.default_rng(0).standard_normal((1, 4096, 64)).astype(np.float32)
-    for taps in sizes:
-        names, calls = [], []
-        for kind in series:
-            if (kind == "winograd" and not 2 <= taps <= 5) or (kind == "fft" and taps == 1):
-                continue
-            layer = Conv1D(taps, 64, 64, padding="same", rng=0, algorithm=kind, threads=1)
+    for problem in KERNEL_SIZES:
+        x, w = problem.arrays()
+        kinds = [kind for kind in series if offers(kind, problem.kernel_size)]
+        calls = []
+        for kind in kinds:
+            layer = Conv1D(
+                problem.kernel_size, problem.in_channels, problem.out_channels,
+                padding=problem.padding, algorithm=kind, threads=1,
+            )  # fmt: skip
+            layer.filter = w
             out = np.empty_like(layer(x))
-            names.append(kind)
-            calls.append(lambda layer=layer, out=out: layer(x, out=out))
+            calls.append(lambda layer=layer, x=x, out=out: layer(x, out=out))
         seconds, peak = interleaved(calls, 1)
         peaks.append(peak / 1e9)
-        for name, taken in zip(names, seconds, strict=True):
-            series[name].append((taps, 2 * x.size * 64 * taps / taken / 1e9))
-    figure, axes = plt.subplots(figsize=(7, 4.5))
+        for kind, taken in zip(kinds, seconds, strict=True):
+            series[kind].append((problem.kernel_size, problem.flops / taken / 1e9))
+    return series, peaks
+
+
+def best_peers(folder: Path) -> list[tuple[int, float]]:
+    """(K, GF/s) of the fastest right way of any peer."""
+    points = []
+    for row in read(folder).rows(1, "direct"):
+        times = [time for contest in row.contests if (time := contest.best(any_way))]
+        if times:
+            points.append((row.problem.kernel_size, row.problem.flops / min(times) / 1e9))
+    return points
+
+
+def plot(path: str, peers: Path | None) -> None:
+    """Effective GF/s against K for 64 → 64 channels, with the roofline."""
+    from matplotlib.figure import Figure
+
+    series, peaks = by_kernel_size()
+    if peers is not None:
+        series["best peer"] = best_peers(peers)
+    figure = Figure(figsize=(7, 4.5))
+    axes = figure.subplots()
     for name, points in series.items():
         axes.plot(*zip(*points, strict=True), marker="o", label=name)
     axes.axhline(statistics.median(peaks), color="black", linestyle="--", label="FMA peak")
@@ -130,6 +156,7 @@ def main() -> None:
     parser.add_argument("step", choices=["ratios", "plot"])
     parser.add_argument("out", nargs="?", default="transforms.png")
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--peers", type=Path)
     parser.add_argument("--layers", nargs="+", default=list(LAYERS), choices=list(LAYERS))
     arguments = parser.parse_args()
     # Numba fixes the number of its threads at the start.
@@ -140,7 +167,7 @@ def main() -> None:
     if arguments.step == "ratios":
         ratios(arguments.threads, arguments.layers)
     else:
-        plot(arguments.out)
+        plot(arguments.out, arguments.peers)
 
 
 if __name__ == "__main__":
