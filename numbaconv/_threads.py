@@ -42,14 +42,14 @@ def _after_fork_in_child() -> None:
     limit = _state.limit
     _state = _State(is_forked=True)
     _state.limit = limit
-    _keep_tbb()
 
 
 def _keep_tbb() -> None:
-    """Let a child exit without taking down TBB, whose workers are its parent's.
+    """Let a process exit without taking down TBB.
 
-    Numba's module does that when it is freed. One child was seen to hang there, collecting
-    garbage at its exit; with a reference more, the module is never freed.
+    Numba's module does that when it is freed, and waits for workers: forever in a parent that
+    has forked while it was held on one core, and once in a child, whose workers are its
+    parent's. With a reference more, the module is never freed.
     """
     module = sys.modules.get("numba.np.ufunc.tbbpool")
     if module is not None:
@@ -139,6 +139,7 @@ def threading_layer() -> str | None:
     except (ValueError, ImportError) as error:
         logger.warning("no threading layer, calls run on one core: %s", error)
         return None
+    _keep_tbb()
     return str(parallel.threading_layer())
 
 

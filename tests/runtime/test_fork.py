@@ -25,6 +25,20 @@ assert numbaconv.get_num_threads() == 3
     python(code, **threading_layer)
 
 
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="needs affinity")
+def test_a_process_held_on_one_core_forks_and_ends(python, threading_layer):
+    code = """
+import os
+os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+from tests.runtime import work
+item = work.large()
+work.check(item)
+work.in_fork(lambda: work.check(item))
+work.check(item)
+"""
+    python(code, timeout=60, **threading_layer)
+
+
 @pytest.mark.slow
 def test_a_fork_before_the_first_call(python, threading_layer):
     code = """
