@@ -12,42 +12,51 @@ import numpy as np
 from . import _jit, dispatch
 from .layer import Conv1D
 from .problem import DTYPES, ConvProblem, as_dtype
+from .weights import Weights
 
 Job = tuple[str, Callable[[], Any]]
 
 
-# Positions beyond the kernel of a short input, which is summed directly, and of a long one,
-# for which `auto` may transform.
-SHORT, LONG = 64, 8192
+# Positions beyond the kernel, from short inputs to long ones, among which `auto` may choose anew.
+LENGTHS = (64, 256, 1024, 4096, 16384)
 
 
 def jobs_of_layer(layer: Conv1D) -> Iterator[Job]:
     """What `layer` needs for short and long inputs: kernels, macrokernels, launchers."""
+    reach = layer.kernel_size * layer.dilation
     if layer._is_cuda(on_cuda=False):
-        length = layer.kernel_size * layer.dilation + SHORT
+        length = reach + LENGTHS[0]
         shape = (1, layer.in_channels, length) if layer.permute else (1, length, layer.in_channels)
         yield f"{layer}", lambda: layer(np.zeros(shape, layer.dtype))
         return
-    for more in (SHORT, LONG):
-        problem = layer._problem(1, layer.kernel_size * layer.dilation + more)
-        transforms = dispatch.chosen(problem).name in TRANSFORMS
-        if more == SHORT or transforms:
-            yield f"{layer}", functools.partial(prepare, layer, problem)
+    kernels = set()
+    for more in LENGTHS:
+        problem = layer._problem(1, reach + more)
+        kernel = dispatch.chosen(problem).name
+        if kernel in TRANSFORMS or kernel not in kernels:
+            kernels.add(kernel)
+            yield f"{layer}", functools.partial(prepare, layer, problem, kernel in TRANSFORMS)
             yield (
                 f"launchers of {layer.dtype}",
-                functools.partial(compile_launchers, layer.dtype, transforms),
+                functools.partial(compile_launchers, layer.dtype, kernel in TRANSFORMS),
             )
 
 
-# Kernels of `dispatch` with launchers of their own.
+# Kernels of `dispatch` with launchers of their own, and a choice of sizes.
 TRANSFORMS = ("winograd", "fft")
 
 
-def prepare(layer: Conv1D, problem: ConvProblem) -> None:
-    """Plan a call on plain arrays, which compiles and packs all it needs."""
+def prepare(layer: Conv1D, problem: ConvProblem, transforms: bool) -> None:
+    """Plan a call on plain arrays, which compiles all it needs, and packs the weights.
+
+    Spectra are made for a copy and dropped: not every length will be called.
+    """
+    weights = layer._weights
+    if transforms:
+        weights = Weights(weights.geometry, weights.filter, weights.bias)
     x_shape = (problem.batch, problem.length, layer.in_channels)
     strides = [np.empty(shape, layer.dtype).strides for shape in (x_shape, problem.out_shape)]
-    dispatch.make_plan(problem, layer._weights).bind(*strides)
+    dispatch.make_plan(problem, weights).bind(*strides)
 
 
 def compile_launchers(dtype: np.dtype[Any], transforms: bool) -> None:

@@ -71,6 +71,11 @@ def test_nothing_is_left_for_small_calls(assert_warm, layer):
     )
 
 
+def test_nothing_is_left_for_calls_that_transform(assert_warm):
+    """At some lengths this layer takes a Winograd tile, at others not."""
+    assert_warm("wide", "layer(zeros(67)), layer(zeros(300)), layer(zeros(1000))")
+
+
 @some_layers("wide", "double, permuted", "depthwise")
 def test_nothing_is_left_for_large_calls(assert_warm, layer):
     """Which several threads share."""
