@@ -30,8 +30,10 @@ from .gate import Truth
 ROUNDS = 9
 
 # Threads of the side that has just run spin for a while, waiting for more work: those of
-# onnxruntime still took a core after 3 ms, and made the other side up to 3.5 times slower.
-SETTLE_SECONDS = 0.05
+# onnxruntime still took a core after 3 ms, those of OpenBLAS after 50 ms, and made the other
+# side up to 3.5 times slower. So it is waited until this process has rested for so long.
+REST_SECONDS = 0.02
+MOST_REST_SECONDS = 2.0
 
 # After the pause a side runs for so long before it is timed: threads wake, clocks rise.
 WARM_SECONDS = 0.003
@@ -55,7 +57,7 @@ class Side:
     def time(self) -> float:
         """Seconds of one call, the mean over one round."""
         run, calls = self.prepared.run, range(self.calls)
-        time.sleep(SETTLE_SECONDS)
+        rest()
         warm = time.perf_counter() + (WARM_SECONDS if self.once < LONG_SECONDS else 0.0)
         while time.perf_counter() < warm:
             run()
@@ -81,6 +83,17 @@ class Side:
             status="ok", seconds=median, lower=lower, upper=upper,
             rounds=len(self.seconds), calls=self.calls,
         )  # fmt: skip
+
+
+def rest() -> bool:
+    """Wait until no thread of this process runs any more; False if that took too long."""
+    begin = time.perf_counter()
+    while time.perf_counter() - begin < MOST_REST_SECONDS:
+        before = time.process_time()
+        time.sleep(REST_SECONDS)
+        if time.process_time() - before < 0.1 * REST_SECONDS:
+            return True
+    return False
 
 
 def quartiles(values: list[float]) -> tuple[float, float, float]:
