@@ -52,7 +52,7 @@ def compute_run(
                 offset(biases, panel.bias),
                 target,
                 row, tap, channel, panel.x_slice, target_row, target_channel,
-                rows, taps, depth, panel.slices, panel.last_lanes, accumulate,
+                rows, taps, depth, panel.slices, panel.last_lanes, accumulate, c.x_bytes,
             )  # fmt: skip
             call_address(panel.kernel, arguments)
         if c.stage_size:

@@ -131,6 +131,23 @@ def move(typingctx, target, source, elements):
 
 
 @intrinsic
+def clear(typingctx, target, elements):
+    """Write zeros to contiguous elements by LLVM's memset."""
+    size = target.dtype.bitwidth // 8
+
+    def codegen(context, builder, signature, values):
+        byte = ir.IntType(8).as_pointer()
+        fill = builder.module.declare_intrinsic("llvm.memset", [byte, i64])
+        to, length = builder.bitcast(values[0], byte), builder.mul(values[1], i64(size))
+        builder.call(
+            fill, [to, ir.Constant(ir.IntType(8), 0), length, ir.Constant(ir.IntType(1), 0)]
+        )
+        return context.get_dummy_value()
+
+    return types.void(target, types.int64), codegen
+
+
+@intrinsic
 def move_vector(typingctx, target, source):
     """Copy one vector of VL elements."""
     bits = target.dtype.bitwidth
@@ -201,6 +218,67 @@ def transpose_strip(typingctx, target, target_row, source, source_row, count):
     return types.void(target, types.int64, source, types.int64, types.int64), codegen
 
 
+def emit_zip(v: VectorBuilder, vectors: list) -> list:
+    """Element l of vector c, of a power of two of them, goes to place l*count + c of the row.
+
+    The number of an element is the vector's, then the lane's; a round rotates its bits by one.
+    """
+    half = v.lanes // 2
+    low = [lane + source for lane in range(half) for source in (0, v.lanes)]
+    for _ in range(len(vectors).bit_length() - 1):
+        middle = len(vectors) // 2
+        vectors = [
+            v.shuffle(a, b, [lane + first for lane in low])
+            for a, b in zip(vectors[:middle], vectors[middle:], strict=True)
+            for first in (0, half)
+        ]
+    return vectors
+
+
+def emit_unzip(v: VectorBuilder, vectors: list) -> list:
+    """The inverse of `emit_zip`."""
+    for _ in range(len(vectors).bit_length() - 1):
+        pairs = list(zip(vectors[0::2], vectors[1::2], strict=True))
+        vectors = [
+            v.shuffle(a, b, list(range(odd, 2 * v.lanes, 2))) for odd in (0, 1) for a, b in pairs
+        ]
+    return vectors
+
+
+@intrinsic
+def zip_planes(typingctx, target, source, plane, count):
+    """target[r*count + c] = source[c*plane + r] for r < VL, c < count, a literal power of two."""
+    if not isinstance(count, types.IntegerLiteral):
+        raise RequireLiteralValue("count")
+    vectors, bits = count.literal_value, target.dtype.bitwidth
+
+    def codegen(context, builder, signature, values):
+        v = VectorBuilder(builder, bits, host().vector_bytes * 8 // bits, fma=False)
+        planes = [v.load(v.at(values[1], builder.mul(values[2], i64(c)))) for c in range(vectors)]
+        for i, vector in enumerate(emit_zip(v, planes)):
+            v.store(vector, v.at(values[0], i * v.lanes))
+        return context.get_dummy_value()
+
+    return types.void(target, source, types.int64, count), codegen
+
+
+@intrinsic
+def unzip_planes(typingctx, target, plane, source, count):
+    """target[c*plane + r] = source[r*count + c] for r < VL, c < count, a literal power of two."""
+    if not isinstance(count, types.IntegerLiteral):
+        raise RequireLiteralValue("count")
+    vectors, bits = count.literal_value, target.dtype.bitwidth
+
+    def codegen(context, builder, signature, values):
+        v = VectorBuilder(builder, bits, host().vector_bytes * 8 // bits, fma=False)
+        row = [v.load(v.at(values[2], i * v.lanes)) for i in range(vectors)]
+        for c, vector in enumerate(emit_unzip(v, row)):
+            v.store(vector, v.at(values[0], builder.mul(values[1], i64(c))))
+        return context.get_dummy_value()
+
+    return types.void(target, types.int64, source, count), codegen
+
+
 @intrinsic
 def lanes_of(typingctx, base):
     """Elements of one vector register, VL."""
@@ -213,12 +291,63 @@ def lanes_of(typingctx, base):
 
 
 @_jit.jit
+def clear_block(target, target_row, target_column, rows, columns):
+    """target[r, c] = 0 where rows or columns are contiguous."""
+    if target_column != 1:
+        target_row, rows, columns = target_column, columns, rows
+    if target_row == columns:
+        rows, columns = 1, rows * columns
+    for r in range(rows):
+        clear(offset(target, r * target_row), columns)
+
+
+@_jit.jit
+def zip_rows(target, source, plane, rows, count):
+    """target[r*count + c] = source[c*plane + r] for whole vectors of r; return how many r."""
+    lanes = lanes_of(target)
+    whole = rows - rows % lanes
+    for r in range(0, whole, lanes):
+        to, planes = offset(target, r * count), offset(source, r)
+        if count == 2:
+            zip_planes(to, planes, plane, 2)
+        elif count == 4:
+            zip_planes(to, planes, plane, 4)
+        elif count == 8:
+            zip_planes(to, planes, plane, 8)
+        else:
+            return 0
+    return whole
+
+
+@_jit.jit
+def unzip_rows(target, plane, source, rows, count):
+    """target[c*plane + r] = source[r*count + c] for whole vectors of r; return how many r."""
+    lanes = lanes_of(target)
+    whole = rows - rows % lanes
+    for r in range(0, whole, lanes):
+        planes, row = offset(target, r), offset(source, r * count)
+        if count == 2:
+            unzip_planes(planes, plane, row, 2)
+        elif count == 4:
+            unzip_planes(planes, plane, row, 4)
+        elif count == 8:
+            unzip_planes(planes, plane, row, 8)
+        else:
+            return 0
+    return whole
+
+
+@_jit.jit
 def copy_block(target, target_row, target_column, source, source_row, source_column, rows, columns):
     """target[r, c] = source[r, c] for any strides, by the fastest way they allow.
 
-    Contiguous rows are moved; a transposition goes by VL×VL squares; what is left, and
-    strides that no vector helps, go element by element.
+    Contiguous rows are moved; a transposition goes by VL×VL squares, or by shuffles of a few
+    planes; what is left, and strides that no vector helps, go element by element.
     """
+    if target_column != 1:  # name the axes so that columns of the target are contiguous
+        target_row, target_column = target_column, target_row
+        source_row, source_column = source_column, source_row
+        rows, columns = columns, rows
     if target_column == 1 and source_column == 1:
         if target_row == columns and source_row == columns:
             move(target, source, rows * columns)
@@ -234,13 +363,16 @@ def copy_block(target, target_row, target_column, source, source_row, source_col
         for r in range(rows):
             move(offset(target, r * target_row), offset(source, r * source_row), columns)
         return
-    if target_column != 1:  # name the axes so that columns of the target are contiguous
-        target_row, target_column = target_column, target_row
-        source_row, source_column = source_column, source_row
-        rows, columns = columns, rows
     square_rows = square_columns = 0
-    if target_column == 1 and source_row == 1:
-        lanes = lanes_of(target)
+    lanes = lanes_of(target)
+    if target_column == 1 and source_row == 1 and target_row == columns < lanes:
+        square_rows, square_columns = (
+            zip_rows(target, source, source_column, rows, columns),
+            columns,
+        )
+    elif target_column == 1 and source_row == 1 and source_column == rows < lanes:
+        square_rows, square_columns = rows, unzip_rows(target, target_row, source, columns, rows)
+    if target_column == 1 and source_row == 1 and square_rows * square_columns == 0:
         square_rows, square_columns = rows - rows % lanes, columns - columns % lanes
         # The longer axis inside: positions, which are contiguous in the caller's array.
         inside = max(square_rows, square_columns)

@@ -77,11 +77,12 @@ class Tile:
 # Arguments of a panel kernel: pointers, then 64-bit integers. `x_channel` and `y_channel` are 1
 # except in families along the positions. `depth` is the channels summed (dense) or nothing;
 # `slices` is how many slices of NR columns the panel has, `x_slice` from one to the next in x
-# (families that go along the channels themselves).
+# (families that go along the channels themselves). `x_bytes` is the size of all of x, by which a
+# kernel knows whether it comes from far away and is worth a prefetch.
 POINTERS = ("x", "w", "bias", "y")
 INTEGERS = (
     "x_row", "x_tap", "x_channel", "x_slice", "y_row", "y_channel",
-    "rows", "taps", "depth", "slices", "last_lanes", "accumulate",
+    "rows", "taps", "depth", "slices", "last_lanes", "accumulate", "x_bytes",
 )  # fmt: skip
 
 
@@ -111,6 +112,7 @@ class Emitter(ABC):
     slices: Any
     last_lanes: Any
     accumulate: Any
+    x_bytes: Any
 
     def __init__(self, builder: ir.IRBuilder, tile: Tile, arguments: Sequence[Any]) -> None:
         self.tile = tile
@@ -123,42 +125,49 @@ class Emitter(ABC):
         """Emit the whole kernel."""
 
     def cover_rows(self, emit_tile: Callable[[int, Any, Any], None]) -> None:
-        """Cover `rows` positions by tiles, each of exactly as many rows as it computes.
+        """Cover `rows` positions by tiles of up to MR of them: `emit_tile(rows, x, y)`."""
+        self.cover(self.rows, self.tile.rows, self.x_row, self.y_row, emit_tile)
 
-        Full tiles first; the last MR+1 … 2*MR-1 rows are halved, since a tile of one row
-        is bound by the latency of its few chains. `emit_tile(rows, x, y)` emits one tile.
+    def cover(
+        self, total: Any, most: int, x_step: Any, y_step: Any,
+        emit_tile: Callable[[int, Any, Any], None],
+    ) -> None:  # fmt: skip
+        """Cover `total` items by tiles, each of exactly as many as it computes.
+
+        Full tiles of `most` first; the last most+1 … 2*most-1 items are halved, since a tile of
+        one is bound by the latency of its few chains. `emit_tile(items, x, y)` emits one tile.
         """
-        v, b, most = self.v, self.v.ir, self.tile.rows
+        v, b = self.v, self.v.ir
         entry, head, done = b.block, b.append_basic_block("tiles"), b.append_basic_block("done")
         join = b.append_basic_block("next_tile")
-        b.cbranch(b.icmp_signed(">", self.rows, i64(0)), head, done)
+        b.cbranch(b.icmp_signed(">", total, i64(0)), head, done)
         b.position_at_end(head)
-        left, x, y = (b.phi(value.type) for value in (self.rows, self.x, self.y))
-        for phi, value in ((left, self.rows), (x, self.x), (y, self.y)):
+        left, x, y = (b.phi(value.type) for value in (total, self.x, self.y))
+        for phi, value in ((left, total), (x, self.x), (y, self.y)):
             phi.add_incoming(value, entry)
-        count = self.rows_of_next_tile(left)
-        full = b.append_basic_block(f"rows{most}")
+        count = self.items_of_next_tile(left, most)
+        full = b.append_basic_block(f"items{most}")
         switch = b.switch(count, full)
-        for rows in range(most, 0, -1):
-            block = full if rows == most else b.append_basic_block(f"rows{rows}")
-            if rows < most:
-                switch.add_case(i64(rows), block)
+        for items in range(most, 0, -1):
+            block = full if items == most else b.append_basic_block(f"items{items}")
+            if items < most:
+                switch.add_case(i64(items), block)
             b.position_at_end(block)
-            emit_tile(rows, x, y)
+            emit_tile(items, x, y)
             b.branch(join)
         b.position_at_end(join)
         rest = b.sub(left, count)
         for phi, value in (
             (left, rest),
-            (x, v.at(x, b.mul(count, self.x_row))),
-            (y, v.at(y, b.mul(count, self.y_row))),
+            (x, v.at(x, b.mul(count, x_step))),
+            (y, v.at(y, b.mul(count, y_step))),
         ):
             phi.add_incoming(value, b.block)
         b.cbranch(b.icmp_signed(">", rest, i64(0)), head, done)
         b.position_at_end(done)
 
-    def rows_of_next_tile(self, left: Any) -> Any:
-        b, most = self.v.ir, self.tile.rows
+    def items_of_next_tile(self, left: Any, most: int) -> Any:
+        b = self.v.ir
 
         def is_less(limit: int) -> Any:
             return b.icmp_signed("<", left, i64(limit))

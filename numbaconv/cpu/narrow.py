@@ -16,7 +16,7 @@ from .family import Family
 from .microkernel import Emitter, Tile, halves
 from .packing import PackedWeights, pack_bias
 from .target import Target
-from .vector import i64
+from .vector import LINE, i64
 
 # By instruction set and C_out: MR and taps of a block where taps slide, and MR where they do
 # not. The largest whose loops keep everything in registers (tests/codegen).
@@ -30,6 +30,13 @@ TILES: dict[str, dict[int, tuple[int, int, int]]] = {
     "sse": {1: (4, 2, 7), 2: (2, 2, 4)},
     "neon": {1: (12, 4, 12), 2: (8, 2, 8)},
 }  # fmt: skip
+
+# Bytes of x above which its rows are prefetched: 32 → 1 K7 loses 7 % where x is near, gains 1.2×
+# at 8 MiB and 2× at 38.
+FAR_X = 4 << 20
+
+# Outputs of AVX-512 tiles that leave a register for that (tests/codegen); others do without.
+FEW_OUTPUTS = 2
 
 # Of the multiply-add peak, what tiles reach with all lanes busy: dot products pay for one
 # load a product and for the tree, dense tiles for their stores.
@@ -49,6 +56,8 @@ class NarrowEmitter(Emitter):
 
     def emit_tile(self, rows: int, x: Any, y: Any) -> None:
         v, b = self.v, self.v.ir
+        if rows == self.tile.rows and self.v.is_avx512 and self.tile.vectors <= FEW_OUTPUTS:
+            self.prefetch_inputs(x)
         whole = b.sdiv(self.depth, i64(v.lanes))
         weights = b.mul(self.taps, i64(self.tile.width))
 
@@ -62,6 +71,20 @@ class NarrowEmitter(Emitter):
             last = v.at(self.w, b.mul(whole, weights))
             sums = self.emit_taps(rows, place, last, sums, v.first_lanes(self.last_lanes))
         self.emit_results(sums, self.row_pointers(y, self.y_row, rows))
+
+    def prefetch_inputs(self, x: Any) -> None:
+        """Ask for the rows of x that the tile after the next one reads anew."""
+        v, b, rows = self.v, self.v.ir, self.tile.rows
+        with b.if_then(b.icmp_signed(">", self.x_bytes, i64(FAR_X))):
+            last = b.mul(b.sub(self.taps, i64(1)), self.x_tap)
+            start = v.at(x, b.add(b.mul(self.x_row, i64(2 * rows)), last))
+
+            def line(i: Any, carried: list[Any]) -> list[Any]:
+                for row in self.row_pointers(v.at(start, i), self.x_row, rows):
+                    v.prefetch(row)
+                return []
+
+            v.loop(i64(0), self.depth, LINE * 8 // v.bits, [], line)
 
     def emit_taps(self, rows: int, x: Any, w: Any, sums: list[Any], mask: Any) -> list[Any]:
         """All taps of one vector of input channels."""

@@ -233,6 +233,7 @@ def call_table(
         x_is_merged=merges and geometry.dilation == 1 and x_row == geometry.in_channels,
         window_is_merged=window_merges and shape.dilation == 1,
         row_tile=blocking.tile.rows, weights=0, bias=0,
+        x_bytes=math.prod(x_shape) * itemsize,
     )  # fmt: skip
     table: Array = np.array([tuple(values[name] for name in CALL.names or ())], CALL)
     return (table, panels, blocks)

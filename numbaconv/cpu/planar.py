@@ -8,7 +8,7 @@ The chain of each output is that of the dense tile, so are its bits.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from ..problem import ConvProblem, Geometry
@@ -23,7 +23,7 @@ from .vector import i64
 # By instruction set: vectors of positions for 1, 2, … output channels of a tile. The most whose
 # loops keep everything in registers, read off the assembly (tests/codegen).
 VECTORS = {
-    "avx512": (12, 10, 6, 6, 5, 4),
+    "avx512": (12, 10, 6, 6, 5, 4, 3, 3),
     "avx2": (6, 4, 3, 2, 2, 2),
     "avx": (6, 4, 3, 2, 2, 2),
     "sse": (6, 3, 2, 2),
@@ -56,32 +56,26 @@ class PlanarEmitter(Emitter):
     family = "planar"
 
     def emit(self) -> None:
-        """Tiles of MR positions, then two vectors, then one, then a partial one."""
+        """Tiles of up to MR positions, then a partial vector."""
         v, b = self.v, self.v.ir
         self.outputs, self.stride = self.tile.variant
-        first = i64(0)
-        for vectors in dict.fromkeys((self.tile.rows // v.lanes, 2, 1)):
-            positions = vectors * v.lanes
-            whole = b.sdiv(b.sub(self.rows, first), i64(positions))
-            stop = b.add(first, b.mul(whole, i64(positions)))
-            v.loop(first, stop, positions, [], self.tile_at(vectors))
-            first = stop
-        rest = b.sub(self.rows, first)
+        # The taps of one channel are its chain: one loop runs over them, not two.
+        is_one = b.icmp_signed("==", self.depth, i64(1))
+        self.x_channel = b.select(is_one, self.x_tap, self.x_channel)
+        self.taps, self.depth = (
+            b.select(is_one, self.depth, self.taps), b.select(is_one, self.taps, self.depth)
+        )  # fmt: skip
+        whole, most = b.sdiv(self.rows, i64(v.lanes)), self.tile.rows // v.lanes
+        self.cover(whole, most, i64(v.lanes * self.stride), i64(v.lanes), self.emit_tile)
+        done = b.mul(whole, i64(v.lanes))
+        rest = b.sub(self.rows, done)
         with b.if_then(b.icmp_signed(">", rest, i64(0))):
-            self.emit_tile(1, first, rest)
+            x = v.at(self.x, b.mul(done, i64(self.stride)))
+            self.emit_tile(1, x, v.at(self.y, done), rest)
 
-    def tile_at(self, vectors: int) -> Callable[[Any, list[Any]], list[Any]]:
-        def body(position: Any, carried: list[Any]) -> list[Any]:
-            self.emit_tile(vectors, position, None)
-            return []
-
-        return body
-
-    def emit_tile(self, vectors: int, position: Any, rest: Any) -> None:
+    def emit_tile(self, vectors: int, x: Any, y: Any, rest: Any = None) -> None:
         """All channels of `vectors` vectors of positions, or of the last `rest` positions."""
         v, b = self.v, self.v.ir
-        x = v.at(self.x, b.mul(position, i64(self.stride)))
-        y = v.at(self.y, position)
         steps = b.mul(self.taps, self.depth)
         last = b.sub(self.slices, i64(1))
 

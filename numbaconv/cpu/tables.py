@@ -26,6 +26,7 @@ CALL = int64_fields(
     "stage_size", "stage_row", "stage_channel",  # the buffer for a y that kernels cannot write
     "x_is_merged", "window_is_merged",  # whether taps follow each other without a gap
     "row_tile",
+    "x_bytes",  # of all of x
 )  # fmt: skip
 
 # One panel: its kernel, what it reads and what it writes (offsets in elements).

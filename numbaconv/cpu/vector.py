@@ -10,6 +10,9 @@ from llvmlite import ir
 i1, i8, i32, i64 = (ir.IntType(bits) for bits in (1, 8, 32, 64))
 void = ir.VoidType()
 
+# Bytes of a cache line.
+LINE = 64
+
 
 class VectorBuilder:
     """Emit vector code into an llvmlite builder.
@@ -31,6 +34,7 @@ class VectorBuilder:
         self.element = ir.FloatType() if bits == 32 else ir.DoubleType()
         self.vector = ir.VectorType(self.element, lanes)
         self.mask_type = ir.VectorType(i1, lanes)
+        self.is_avx512 = bits * lanes == 512
 
     def intrinsic(self, name: str, result: ir.Type, arguments: Sequence[ir.Type]) -> ir.Function:
         """Declare an LLVM intrinsic; llvmlite has no names for those on vectors."""

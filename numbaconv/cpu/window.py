@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from .. import _jit
-from .memory import copy_block, load, offset, record, store
+from .memory import clear_block, copy_block, load, offset, record, store
 
 # Codes of the padding modes in jitted code.
 ZEROS, REFLECT, REPLICATE, CIRCULAR = range(4)
@@ -95,13 +95,31 @@ def fill_strip(
         offset(x, inside_first * x_row), x_row, x_channel,
         inside_last - inside_first, channels,
     )  # fmt: skip
-    for index in range(first, first + rows):
-        if inside_first <= index < inside_last:
-            continue
+    fill_border(
+        target, target_row, target_channel, x, x_row, x_channel, channels, length,
+        first, first, inside_first, mode,
+    )  # fmt: skip
+    fill_border(
+        target, target_row, target_channel, x, x_row, x_channel, channels, length,
+        first, inside_last, first + rows, mode,
+    )  # fmt: skip
+
+
+@_jit.jit
+def fill_border(
+    target, target_row, target_channel, x, x_row, x_channel, channels, length,
+    first, begin, end, mode,
+):  # fmt: skip
+    """Write rows `begin` … `end-1` of the padded signal; row `first` stands at `target`."""
+    if mode == ZEROS:
+        border = offset(target, (begin - first) * target_row)
+        clear_block(border, target_row, target_channel, end - begin, channels)
+        return
+    for index in range(begin, end):
         source = padded_source(index, length, mode)
         row = (index - first) * target_row
         for c in range(channels):
-            value = load(x, source * x_row + c * x_channel) if source >= 0 else 0.0
+            value = load(x, source * x_row + c * x_channel)
             store(target, row + c * target_channel, value)
 
 

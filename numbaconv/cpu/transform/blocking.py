@@ -120,7 +120,7 @@ def transform_blocking(
     columns = round_up(folding.columns, lanes)
     gemm = ConvProblem(Geometry(1, folding.depth, columns), 1, 1, problem.dtype)
     cut = functools.partial(
-        cut_channels, gemm, target, first=0, channels=columns, x_offset=0, column=0
+        cut_channels, gemm, target, first=0, channels=columns, x_offset=0, column=0, x_is_near=True
     )
     panels = cut()
     v_row, m_row = round_up(folding.depth, 64 // itemsize), panels[-1].last_column
