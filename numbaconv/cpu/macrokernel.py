@@ -57,7 +57,7 @@ def compute_run(
             call_address(panel.kernel, arguments)
         if c.stage_size:
             copy_block(
-                y_panel, c.y_row, c.y_channel, stage, c.stage_row, c.stage_channel,
+                c.copier, y_panel, c.y_row, c.y_channel, stage, c.stage_row, c.stage_channel,
                 rows, panel.channels,
             )  # fmt: skip
 

@@ -19,6 +19,7 @@ from .macrokernel import convolve_address, launch, launch_parallel
 from .panel import panel_address
 from .tables import BLOCK, CALL, PANEL
 from .target import Target
+from .transposition import copier_address
 from .window import MODE_CODES, WindowShape, window_shape
 
 
@@ -200,6 +201,8 @@ def call_table(
     unit_rows = blocking.family.needs_unit_rows
     x_in_place = (x_row if unit_rows else x_channel) == 1
     y_in_place = (y_row if unit_rows else y_channel) == 1
+    # Whether windows and y are copied by whole rows only.
+    is_plain = x_channel == y_channel == 1 and (not unit_rows or x_row == y_row == 1)
     inside = blocking.inside if x_in_place else Inside(0, 0)
     positions, shape = window_for(blocking, inside)
     stage_rows = max(blocking.run, positions)
@@ -234,6 +237,7 @@ def call_table(
         window_is_merged=window_merges and shape.dilation == 1,
         row_tile=blocking.tile.rows, weights=0, bias=0,
         x_bytes=math.prod(x_shape) * itemsize,
+        copier=0 if is_plain else copier_address(problem.dtype),
     )  # fmt: skip
     table: Array = np.array([tuple(values[name] for name in CALL.names or ())], CALL)
     return (table, panels, blocks)

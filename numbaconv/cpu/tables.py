@@ -27,6 +27,7 @@ CALL = int64_fields(
     "x_is_merged", "window_is_merged",  # whether taps follow each other without a gap
     "row_tile",
     "x_bytes",  # of all of x
+    "copier",  # see `memory.copy_block`
 )  # fmt: skip
 
 # One panel: its kernel, what it reads and what it writes (offsets in elements).
@@ -51,7 +52,7 @@ TRANSFORM = int64_fields(
     "lanes", "is_x_in_place", "is_y_in_place",
     "positions", "long_classes", "long_tiles", "short_tiles", "row_tiles",  # see Tiling
     "total_tiles", "block_tiles",
-    "v_row", "v_plane", "v_size", "m_row", "m_plane", "m_size",
+    "v_row", "v_plane", "v_size", "m_row", "m_plane", "m_size", "copier",
 )  # fmt: skip
 
 # One GEMM of a transform: which planes it reads and writes, and its matrix.

@@ -85,13 +85,14 @@ def padded_source(index, length, mode):
 
 @_jit.jit
 def fill_strip(
-    target, target_row, target_channel, x, x_row, x_channel, channels, length, first, rows, mode
+    copier, target, target_row, target_channel, x, x_row, x_channel, channels,
+    length, first, rows, mode,
 ):  # fmt: skip
-    """Write rows `first` … `first+rows-1` of the padded signal."""
+    """Write rows `first` … `first+rows-1` of the padded signal; `copier` is for `copy_block`."""
     inside_first = min(max(first, 0), first + rows)
     inside_last = max(min(first + rows, length), inside_first)
     copy_block(
-        offset(target, (inside_first - first) * target_row), target_row, target_channel,
+        copier, offset(target, (inside_first - first) * target_row), target_row, target_channel,
         offset(x, inside_first * x_row), x_row, x_channel,
         inside_last - inside_first, channels,
     )  # fmt: skip
@@ -134,6 +135,7 @@ def fill_window(window, call, x, origin, outputs, first_channel):
     rows = c.window_first_rows + (outputs - 1) * c.window_more_rows
     for strip in range(strips):
         fill_strip(
+            c.copier,
             offset(window, strip * c.window_pitch * c.window_row), c.window_row, c.window_channel,
             offset(x, first_channel * c.x_channel), c.x_row, c.x_channel, c.band_channels,
             c.length, origin + strip * c.window_step, rows, c.mode,

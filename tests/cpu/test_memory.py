@@ -24,6 +24,7 @@ from numbaconv.cpu.memory import (
 )
 from numbaconv.cpu.tables import BLOCK, TABLES
 from numbaconv.cpu.target import host
+from numbaconv.cpu.transposition import copier_address
 from numbaconv.interop import address_of
 
 DTYPES = [np.float32, np.float64]
@@ -142,10 +143,15 @@ def test_call_address_passes_integers_and_pointers():
 # --- copies between layouts
 
 
+def run_copy(target, *arguments):
+    """`copy_block` on arrays, with all the ways it knows."""
+    run_with(copier_address(target.dtype), target, *arguments)
+
+
 @numba.njit
-def run_copy(target, t0, t_row, t_col, source, s0, s_row, s_col, rows, columns):
+def run_with(copier, target, t0, t_row, t_col, source, s0, s_row, s_col, rows, columns):
     copy_block(
-        offset(data(target), t0), t_row, t_col, offset(data(source), s0), s_row, s_col,
+        copier, offset(data(target), t0), t_row, t_col, offset(data(source), s0), s_row, s_col,
         rows, columns,
     )  # fmt: skip
 

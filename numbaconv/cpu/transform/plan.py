@@ -16,6 +16,7 @@ from ..panel import panel_address
 from ..panel_plan import PanelPlan, extent
 from ..tables import PANEL, PRODUCT, TRANSFORM
 from ..target import Target
+from ..transposition import copier_address
 from ..window import MODE_CODES
 from .accuracy import error_constant
 from .blocking import TransformBlocking, transform_blocking
@@ -234,6 +235,7 @@ def transform_table(
         v_size=scheme.planes * blocking.v_plane,
         m_row=blocking.m_row, m_plane=blocking.m_plane,
         m_size=scheme.planes * blocking.m_plane,
+        copier=0 if x_channel == y_channel == 1 else copier_address(problem.dtype),
     )  # fmt: skip
     table: Array = np.array([tuple(values[name] for name in TRANSFORM.names or ())], TRANSFORM)
     return (table, products, panels)

@@ -82,7 +82,7 @@ def fill_tile(window, call, x, origin, outputs):
         positions = min(strip, max(0, needed - i * strip))
         if positions:
             fill_strip(
-                offset(window, i * strip * c.in_channels), c.in_channels, 1,
+                c.copier, offset(window, i * strip * c.in_channels), c.in_channels, 1,
                 x, c.x_row, c.x_channel, c.in_channels,
                 c.length, origin + i * c.unit, positions, c.mode,
             )  # fmt: skip
@@ -154,7 +154,7 @@ def invert_tile(call, y, group, tile, planes, stage, flag, element):
     call_address(c.inverse, arguments)
     if not is_whole:
         copy_block(
-            target, c.residues * c.y_row, c.y_channel, stage, c.out_channels, 1,
+            c.copier, target, c.residues * c.y_row, c.y_channel, stage, c.out_channels, 1,
             outputs, c.out_channels,
         )  # fmt: skip
 

@@ -1,0 +1,222 @@
+"""Copies between layouts that share no contiguous axis: by shuffles of vectors.
+
+Compiled apart from the macrokernels, since most calls copy nothing or whole rows.
+"""
+
+from __future__ import annotations
+
+import functools
+
+import numpy as np
+from numba.core import types
+from numba.core.errors import RequireLiteralValue
+from numba.extending import intrinsic
+
+from .. import _jit
+from .memory import lanes_of, load, offset, store
+from .target import host
+from .vector import VectorBuilder, i64
+
+
+def emit_transpose(v: VectorBuilder, rows: list) -> list:
+    """Transpose VL vectors of VL lanes: log2(VL) rounds of exchanges between pairs."""
+    distance = v.lanes // 2
+    while distance:
+        exchanged = list(rows)
+        for i in range(v.lanes):
+            if i & distance:
+                continue
+            low, high = rows[i], rows[i + distance]
+            # Lanes without the bit stay in the low row and come from both at `l`; lanes with
+            # it go to the high row, so that row bit and lane bit change places.
+            stay = [l if not l & distance else v.lanes + l - distance for l in range(v.lanes)]
+            swap = [l + distance if not l & distance else v.lanes + l for l in range(v.lanes)]
+            exchanged[i] = v.shuffle(low, high, stay)
+            exchanged[i + distance] = v.shuffle(low, high, swap)
+        rows = exchanged
+        distance //= 2
+    return rows
+
+
+@intrinsic
+def transpose_square(typingctx, target, target_row, source, source_row):
+    """target[c*target_row + r] = source[r*source_row + c] for r, c < VL."""
+    bits = target.dtype.bitwidth
+    lanes = host().vector_bytes * 8 // bits
+
+    def codegen(context, builder, signature, values):
+        to, to_row, from_, from_row = values
+        v = VectorBuilder(builder, bits, lanes, fma=False)
+        rows = [v.load(v.at(from_, builder.mul(from_row, i64(r)))) for r in range(lanes)]
+        for c, column in enumerate(emit_transpose(v, rows)):
+            v.store(column, v.at(to, builder.mul(to_row, i64(c))))
+        return context.get_dummy_value()
+
+    return types.void(target, types.int64, source, types.int64), codegen
+
+
+@intrinsic
+def transpose_strip(typingctx, target, target_row, source, source_row, count):
+    """target[c*target_row + r] = source[r*source_row + c] for r < count ≤ VL, c < VL."""
+    bits = target.dtype.bitwidth
+    lanes = host().vector_bytes * 8 // bits
+
+    def codegen(context, builder, signature, values):
+        to, to_row, from_, from_row, rows = values
+        v = VectorBuilder(builder, bits, lanes, fma=False)
+        mask, last = v.first_lanes(rows), builder.sub(rows, i64(1))
+        vectors = []
+        for r in range(lanes):  # rows beyond the last are read from the last, and not stored
+            row = builder.select(builder.icmp_signed("<", last, i64(r)), last, i64(r))
+            vectors.append(v.load(v.at(from_, builder.mul(from_row, row))))
+        for c, column in enumerate(emit_transpose(v, vectors)):
+            v.masked_store(column, v.at(to, builder.mul(to_row, i64(c))), mask)
+        return context.get_dummy_value()
+
+    return types.void(target, types.int64, source, types.int64, types.int64), codegen
+
+
+def emit_zip(v: VectorBuilder, vectors: list) -> list:
+    """Element l of vector c, of a power of two of them, goes to place l*count + c of the row.
+
+    The number of an element is the vector's, then the lane's; a round rotates its bits by one.
+    """
+    half = v.lanes // 2
+    low = [lane + source for lane in range(half) for source in (0, v.lanes)]
+    for _ in range(len(vectors).bit_length() - 1):
+        middle = len(vectors) // 2
+        vectors = [
+            v.shuffle(a, b, [lane + first for lane in low])
+            for a, b in zip(vectors[:middle], vectors[middle:], strict=True)
+            for first in (0, half)
+        ]
+    return vectors
+
+
+def emit_unzip(v: VectorBuilder, vectors: list) -> list:
+    """The inverse of `emit_zip`."""
+    for _ in range(len(vectors).bit_length() - 1):
+        pairs = list(zip(vectors[0::2], vectors[1::2], strict=True))
+        vectors = [
+            v.shuffle(a, b, list(range(odd, 2 * v.lanes, 2))) for odd in (0, 1) for a, b in pairs
+        ]
+    return vectors
+
+
+@intrinsic
+def zip_planes(typingctx, target, source, plane, count):
+    """target[r*count + c] = source[c*plane + r] for r < VL, c < count, a literal power of two."""
+    if not isinstance(count, types.IntegerLiteral):
+        raise RequireLiteralValue("count")
+    vectors, bits = count.literal_value, target.dtype.bitwidth
+
+    def codegen(context, builder, signature, values):
+        v = VectorBuilder(builder, bits, host().vector_bytes * 8 // bits, fma=False)
+        planes = [v.load(v.at(values[1], builder.mul(values[2], i64(c)))) for c in range(vectors)]
+        for i, vector in enumerate(emit_zip(v, planes)):
+            v.store(vector, v.at(values[0], i * v.lanes))
+        return context.get_dummy_value()
+
+    return types.void(target, source, types.int64, count), codegen
+
+
+@intrinsic
+def unzip_planes(typingctx, target, plane, source, count):
+    """target[c*plane + r] = source[r*count + c] for r < VL, c < count, a literal power of two."""
+    if not isinstance(count, types.IntegerLiteral):
+        raise RequireLiteralValue("count")
+    vectors, bits = count.literal_value, target.dtype.bitwidth
+
+    def codegen(context, builder, signature, values):
+        v = VectorBuilder(builder, bits, host().vector_bytes * 8 // bits, fma=False)
+        row = [v.load(v.at(values[2], i * v.lanes)) for i in range(vectors)]
+        for c, vector in enumerate(emit_unzip(v, row)):
+            v.store(vector, v.at(values[0], builder.mul(values[1], i64(c))))
+        return context.get_dummy_value()
+
+    return types.void(target, types.int64, source, count), codegen
+
+
+@_jit.jit
+def zip_rows(target, source, plane, rows, count):
+    """target[r*count + c] = source[c*plane + r] for whole vectors of r; return how many r."""
+    lanes = lanes_of(target)
+    whole = rows - rows % lanes
+    for r in range(0, whole, lanes):
+        to, planes = offset(target, r * count), offset(source, r)
+        if count == 2:
+            zip_planes(to, planes, plane, 2)
+        elif count == 4:
+            zip_planes(to, planes, plane, 4)
+        elif count == 8:
+            zip_planes(to, planes, plane, 8)
+        else:
+            return 0
+    return whole
+
+
+@_jit.jit
+def unzip_rows(target, plane, source, rows, count):
+    """target[c*plane + r] = source[r*count + c] for whole vectors of r; return how many r."""
+    lanes = lanes_of(target)
+    whole = rows - rows % lanes
+    for r in range(0, whole, lanes):
+        planes, row = offset(target, r), offset(source, r * count)
+        if count == 2:
+            unzip_planes(planes, plane, row, 2)
+        elif count == 4:
+            unzip_planes(planes, plane, row, 4)
+        elif count == 8:
+            unzip_planes(planes, plane, row, 8)
+        else:
+            return 0
+    return whole
+
+
+def copy_strided(
+    target, target_row, target_column, source, source_row, source_column, rows, columns
+):  # fmt: skip
+    """target[r, c] = source[r, c] for any strides; best if columns of the target are contiguous.
+
+    A transposition goes by VL×VL squares, or by shuffles of a few planes; what is left, and
+    strides that no vector helps, go element by element.
+    """
+    square_rows = square_columns = 0
+    lanes = lanes_of(target)
+    if target_column == 1 and source_row == 1 and target_row == columns < lanes:
+        square_rows = zip_rows(target, source, source_column, rows, columns)
+        square_columns = columns
+    elif target_column == 1 and source_row == 1 and source_column == rows < lanes:
+        square_rows, square_columns = rows, unzip_rows(target, target_row, source, columns, rows)
+    if target_column == 1 and source_row == 1 and square_rows * square_columns == 0:
+        square_rows, square_columns = rows - rows % lanes, columns - columns % lanes
+        # The longer axis inside: positions, which are contiguous in the caller's array.
+        inside = max(square_rows, square_columns)
+        for block in range(0, square_rows * square_columns // lanes, lanes):
+            outer, inner = block // inside * lanes, block % inside
+            r, c = (inner, outer) if square_rows == inside else (outer, inner)
+            transpose_square(
+                offset(target, r * target_row + c), target_row,
+                offset(source, r + c * source_column), source_column,
+            )  # fmt: skip
+        if square_columns < columns:
+            for r in range(0, square_rows, lanes):
+                transpose_strip(
+                    offset(target, r * target_row + square_columns), target_row,
+                    offset(source, r + square_columns * source_column), source_column,
+                    columns - square_columns,
+                )  # fmt: skip
+            square_columns = columns
+    for r in range(rows):
+        for c in range(square_columns if r < square_rows else 0, columns):
+            value = load(source, r * source_row + c * source_column)
+            store(target, r * target_row + c * target_column, value)
+
+
+@functools.cache
+def copier_address(dtype: np.dtype) -> int:
+    """Compile `copy_strided` for `dtype`, once a process, and return its address."""
+    pointer = types.CPointer(types.float32 if dtype.itemsize == 4 else types.float64)
+    integers = [types.int64] * 2
+    signature = types.void(pointer, *integers, pointer, *integers, *integers)
+    return _jit.c_address(copy_strided, signature)
