@@ -53,6 +53,7 @@ TRANSFORM = int64_fields(
     "positions", "long_classes", "long_tiles", "short_tiles", "row_tiles",  # see Tiling
     "total_tiles", "block_tiles",
     "v_row", "v_plane", "v_size", "m_row", "m_plane", "m_size", "copier",
+    "prefetched_rows",
 )  # fmt: skip
 
 # One GEMM of a transform: which planes it reads and writes, and its matrix.

@@ -5,9 +5,9 @@
     inverse   planes         → rows of y    y[j*y_row + c] = bias[c] + Σ_p I[j, p] x[p*x_row + c]
 
 Vectors lie over the channels c; a kernel loops over `vectors` of them. The last one of a
-`masked` kernel is partial on the side of the rows; planes are padded. The inverse writes
-`outputs` rows, and sets bits of `flag` (an address of an int64) if a value before the bias is
-NaN or infinite.
+`masked` kernel is partial on the side of the rows; planes are padded. A forward transform
+prefetches `outputs` rows behind its own. The inverse writes `outputs` rows, and sets bits of
+`flag` (an address of an int64) if a value before the bias is NaN or infinite.
 """
 
 from __future__ import annotations
@@ -101,7 +101,9 @@ class TransformEmitter:
                 self.mask = v.first_lanes(b.select(is_last, self.last_lanes, i64(v.lanes)))
             if is_inverse:
                 self.column_bias = v.load(v.at(self.bias, first))
-                self.prefetch_rows()
+                self.prefetch_outputs()
+            elif self.transform.direction == "forward":
+                self.prefetch_inputs()
             self.emit_column()
             return carried
 
@@ -116,18 +118,26 @@ class TransformEmitter:
         place = b.inttoptr(self.flag, i64.as_pointer())
         b.store(b.or_(b.load(place), b.zext(bits, i64)), place)
 
-    def prefetch_rows(self) -> None:
+    def prefetch_outputs(self) -> None:
         """Ask for the lines of y behind this vector: its rows are too many for the hardware.
 
         80 → 384 K3 is 1.15 times faster by it, 64 → 64 K11 d5 1.13.
         """
+        self.prefetch_rows(self.v.at(self.column_y, self.v.lanes), self.y_row, writes=True)
+
+    def prefetch_inputs(self) -> None:
+        """Ask for the rows that the next tile reads anew, where x is far: see `transform_table`."""
         v, b = self.v, self.v.ir
-        following = v.at(self.column_y, v.lanes)
+        points = i64(self.transform.scheme.points)
+        self.prefetch_rows(v.at(self.column_x, b.mul(self.x_row, points)), self.x_row)
+
+    def prefetch_rows(self, base: Any, step: Any, *, writes: bool = False) -> None:
+        """Ask for a line of each of `outputs` rows."""
+        v, b = self.v, self.v.ir
 
         def ask(row: Any, carried: list[Any], count: int) -> list[Any]:
             for k in range(count):
-                place = v.at(following, b.mul(self.y_row, b.add(row, i64(k))))
-                v.prefetch(place, writes=True)
+                v.prefetch(v.at(base, b.mul(step, b.add(row, i64(k)))), writes=writes)
             return carried
 
         v.unrolled_loop(self.outputs, 4, [], ask)

@@ -110,7 +110,7 @@ def transform_tile(call, x, group, tile, planes, window, element):
         arguments = (
             0,
             offset(source, phase * row), offset(planes, phase * width), planes,
-            c.phases * row, c.v_plane, vectors, last_lanes, 0, 0,
+            c.phases * row, c.v_plane, vectors, last_lanes, c.prefetched_rows, 0,
         )  # fmt: skip
         call_address(c.forward, arguments)
 
