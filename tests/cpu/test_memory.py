@@ -212,7 +212,7 @@ def test_any_block_between_any_layouts(
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("rows", [1, 15, 16, 17, 35])
-@pytest.mark.parametrize("columns", [1, 7, 8, 9, 33])
+@pytest.mark.parametrize("columns", [1, 2, 4, 7, 8, 9, 33])
 def test_transposes_with_remainders(rows, columns, dtype):
     source = np.arange(rows * columns, dtype=dtype).reshape(columns, rows).T
     target = np.full((rows, columns), np.nan, dtype)

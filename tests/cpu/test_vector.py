@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from llvmlite import ir
 
-from numbaconv.cpu.memory import emit_transpose
 from numbaconv.cpu.target import host
+from numbaconv.cpu.transposition import emit_transpose, emit_unzip, emit_zip
 from numbaconv.cpu.vector import VectorBuilder, i64, void
 
 WIDTHS = [(32, 4), (32, 8), (32, 16), (64, 2), (64, 4), (64, 8)]
@@ -169,6 +169,23 @@ def test_transposition_of_a_square(bits, lanes):
 
     run(emit, bits, lanes, x, y)
     np.testing.assert_array_equal(y.reshape(lanes, lanes), x.reshape(lanes, lanes).T)
+
+
+@pytest.mark.parametrize("bits, lanes", WIDTHS)
+@pytest.mark.parametrize("planes", [1, 2, 4, 8])
+def test_zip_puts_elements_of_planes_side_by_side(bits, lanes, planes):
+    x = np.arange(planes * lanes, dtype=f"f{bits // 8}")
+    zipped, back = np.zeros_like(x), np.zeros_like(x)
+
+    def emit(v, x, zipped, back):
+        together = emit_zip(v, [v.load(v.at(x, c * lanes)) for c in range(planes)])
+        for target, vectors in ((zipped, together), (back, emit_unzip(v, together))):
+            for i, vector in enumerate(vectors):
+                v.store(vector, v.at(target, i * lanes))
+
+    run(emit, bits, lanes, x, zipped, back)
+    np.testing.assert_array_equal(zipped, x.reshape(planes, lanes).T.ravel())
+    np.testing.assert_array_equal(back, x)
 
 
 # --- control
