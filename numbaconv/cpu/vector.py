@@ -229,23 +229,30 @@ class VectorBuilder:
             return values
         return self.loop(whole, count, 1, values, lambda i, c: turn(i, c, 1))
 
+    def switch(self, number: Any, cases: Sequence[Callable[[], list[Any]]]) -> list[Any]:
+        """Emit `cases[number]()`, each a list of values; `number` is one of them."""
+        b = self.ir
+        blocks = [b.append_basic_block(f"case{i}") for i in range(len(cases))]
+        after = b.append_basic_block("join")
+        choice = b.switch(number, blocks[0])
+        ends = []
+        for i, (block, emit) in enumerate(zip(blocks, cases, strict=True)):
+            if i:
+                choice.add_case(i64(i), block)
+            b.position_at_end(block)
+            ends.append((emit(), b.block))
+            b.branch(after)
+        b.position_at_end(after)
+        joined = []
+        for values in zip(*(values for values, _ in ends), strict=True):
+            phi = b.phi(values[0].type)
+            for value, (_, block) in zip(values, ends, strict=True):
+                phi.add_incoming(value, block)
+            joined.append(phi)
+        return joined
+
     def choose(
         self, condition: Any, then: Callable[[], list[Any]], otherwise: Callable[[], list[Any]]
     ) -> list[Any]:
         """Emit `then() if condition else otherwise()`, both lists of values."""
-        b = self.ir
-        yes, no, after = (b.append_basic_block(n) for n in ("then", "else", "join"))
-        b.cbranch(condition, yes, no)
-        branches = []
-        for block, emit in ((yes, then), (no, otherwise)):
-            b.position_at_end(block)
-            branches.append((emit(), b.block))
-            b.branch(after)
-        b.position_at_end(after)
-        joined = []
-        for pair in zip(*(values for values, _ in branches), strict=True):
-            phi = b.phi(pair[0].type)
-            for value, (_, block) in zip(pair, branches, strict=True):
-                phi.add_incoming(value, block)
-            joined.append(phi)
-        return joined
+        return self.switch(self.ir.zext(condition, i64), [otherwise, then])
