@@ -30,7 +30,7 @@ from .vector import i64
 # where taps slide, and MR where they do not. The largest whose loops keep everything in
 # registers, read off the assembly (tests/codegen).
 TILES: dict[str, dict[int, tuple[int, int, int]]] = {
-    "avx512": {0: (14, 8, 10), 1: (16, 4, 15), 2: (8, 1, 8), 3: (16, 2, 16), 4: (12, 2, 12)},
+    "avx512": {0: (14, 8, 10), 1: (14, 8, 15), 2: (8, 4, 8), 3: (9, 4, 16), 4: (7, 4, 12)},
     "avx2": {0: (6, 4, 5), 1: (6, 4, 8)},
     "avx": {0: (6, 4, 8), 1: (5, 4, 8)},
     "sse": {0: (6, 1, 6), 1: (6, 2, 6), 2: (4, 1, 4)},
