@@ -40,11 +40,12 @@ TILES: dict[str, dict[int, tuple[int, int, int]]] = {
 # Slices of one panel: threads may divide panels, and its part of a row stays in the first cache.
 PANEL_SLICES = 128
 
-# Bytes of x, for each tap, above which lines of y and of x are prefetched. Of y: K31 on 512
-# channels loses 1.1× at 8 MiB by it and gains 1.5× at 32, K9 gains 1.1× at 6 MiB, K4 loses 2 % at
-# 0.6 MiB and gains 3 % at 1.8. Of x: K31 loses 5 % at 8 MiB and gains 1.05-1.2× from 32 on, K9
-# loses 2 % at 6 MiB and gains 1.27× at 60, K4 gains 1.1× at 80.
-FAR_Y, FAR_X = 1 << 19, 1 << 20
+# Bytes of x above which lines of y and x are prefetched: of y for the square of the taps, of x
+# for each tap. Of y: K31 on 512 channels loses 1.1× at 8 MiB by it and gains 1.5× at 32, K9 gains
+# 1.1× at 6 MiB, K7 as much at 2, K4 loses 2 % at 0.6 MiB and gains 3 % at 1.8. Of x: K31 loses 5 %
+# at 8 MiB and gains 1.05-1.2× from 32 on, K9 loses 2 % at 6 MiB and gains 1.27× at 60, K4 gains
+# 1.1× at 80.
+FAR_Y, FAR_X = 24 << 10, 1 << 20
 
 # Of the multiply-add peak, what permuted lanes reach next to dense tiles, if taps share the
 # permutations and if they do not.
@@ -118,26 +119,25 @@ class SlicedEmitter(Emitter):
         """
         v, b, rows = self.v, self.v.ir, self.tile.rows
         if not self.tile.streams:
-            with self.if_far(FAR_Y):
+            with self.if_far(b.mul(b.mul(self.taps, self.taps), i64(FAR_Y))):
                 following = v.at(y, b.mul(self.y_row, i64(rows)))
                 self.prefetch_rows(following, self.y_row, rows, vectors=1)
         if v.is_avx512:
-            with self.if_far(FAR_X):
+            with self.if_far(b.mul(self.taps, i64(FAR_X))):
                 last = b.mul(b.sub(self.taps, i64(1)), self.x_tap)
                 following = v.at(x, b.add(b.mul(self.x_row, i64(rows)), last))
                 for row in self.row_pointers(following, self.x_row, rows):
                     v.prefetch(row)
 
-    def if_far(self, limit: int) -> AbstractContextManager[Any]:
-        """Emit a block for an x of more than `limit` bytes a tap, or for any x.
+    def if_far(self, limit: Any) -> AbstractContextManager[Any]:
+        """Emit a block for an x of more than `limit` bytes, or for any x.
 
         Other than AVX-512 leaves no register for the condition (tests/codegen).
         """
         if not self.v.is_avx512:
             return nullcontext()
         b = self.v.ir
-        is_far = b.icmp_signed(">", self.x_bytes, b.mul(self.taps, i64(limit)))
-        return b.if_then(is_far)
+        return b.if_then(b.icmp_signed(">", self.x_bytes, limit))
 
     def tap_step(
         self, taps: int, x: Any, w: Any, mask: Any
