@@ -60,13 +60,15 @@ def prepare(layer: Conv1D, problem: ConvProblem, transforms: bool) -> None:
 
 
 def compile_launchers(dtype: np.dtype[Any], transforms: bool) -> None:
-    """The serial and the parallel launcher, for plain arrays and for addresses."""
+    """The launchers, for plain arrays and for addresses, and what other layouts are copied by."""
     from numba import from_dtype
     from numba.core import types
 
     from .cpu import macrokernel
     from .cpu.transform import skeleton
+    from .cpu.transposition import copier_address
 
+    copier_address(dtype)
     marks = types.Array(types.uint8, 1, "C")
     for array in (types.Array(from_dtype(dtype), 3, "C"), types.int64):
         arguments = (types.int64, types.int64, array, array)

@@ -90,7 +90,7 @@ LADDER = {
         {
             "fir": "8 → 64",
             "narrow": "C_out=64 fills",
-            "planar": "8 → 64 channels, last in memory",
+            "planar": "do not pay for the transposition of 8 → 64 channels",
             "depthwise": "C_in/G=8",
         },
     ),

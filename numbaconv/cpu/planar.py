@@ -42,8 +42,28 @@ UNROLL = 2
 LONGEST, LONGEST_POINTWISE, NARROW = 96, 128, 48
 
 # On channel-last arrays: products from which a few channels are worth transposing (4 → 4 K31
-# takes 0.56 of the time of dense tiles, 1 → 4 K101 0.45, 1 → 8 K64 0.94).
+# takes 0.56 of the time of dense tiles, 1 → 4 K101 0.45, 1 → 8 K64 0.6).
 SHORTEST = 32
+
+# With more channels: of the multiply-add peak, what these tiles reach and what dense tiles of
+# whole vectors do, one to a row (whose broadcasts bind it) or more; and the products that take
+# the time of transposing one element. 15 → 15 K51 takes 0.78 of the time of dense tiles, 20 → 20
+# K11 0.9; 24 → 24 K7 would take 1.1, 12 → 12 K7 1.06.
+PLANAR_SHARE, DENSE_SHARES, TRANSPOSITION = 0.86, (0.70, 0.85), 4
+
+
+# Receptive fields of a run through windows: 15 → 15 K51 d8 on 120000 positions is 1.27 times
+# faster with 4 than with 1 or 2, and no faster with 8.
+RUN_SPANS = 4
+
+
+def pays_for_transposition(geometry: Geometry, lanes: int) -> bool:
+    """Whether lanes that dense tiles leave idle cost more than transposing x and y."""
+    g = geometry
+    vectors = -(-g.out_channels // lanes)
+    dense = g.reduction * vectors / DENSE_SHARES[vectors > 1]
+    planar = g.reduction * g.out_channels / lanes / PLANAR_SHARE
+    return planar + TRANSPOSITION * (g.in_channels + g.out_channels) < dense
 
 
 class PlanarEmitter(Emitter):
@@ -198,11 +218,24 @@ class Planar(Family):
 
     def declines_channel_last(self, g: Geometry, lanes: int) -> str | None:
         """Where x and y are transposed on the way, as many products have to pay for it."""
-        if g.num_groups > 1 or max(g.in_channels, 2 * g.out_channels) > lanes:
-            return f"{g.in_channels} → {g.out_channels} channels, last in memory, fill vectors"
-        if g.reduction < SHORTEST:
-            return f"{g.reduction} products an output do not pay for a transposition"
-        return None
+        if g.num_groups > 1:
+            return f"num_groups={g.num_groups}: channels last in memory stay where they are"
+        is_narrow = max(g.in_channels, 2 * g.out_channels) <= lanes
+        if (is_narrow and g.reduction >= SHORTEST) or pays_for_transposition(g, lanes):
+            return None
+        return (
+            f"{g.reduction} products an output do not pay for the transposition of "
+            f"{g.in_channels} → {g.out_channels} channels"
+        )
+
+    def run(self, problem: ConvProblem, tile: Tile, target: Target) -> int:
+        """Runs through windows are several kernels long: their overlap is transposed again."""
+        run, g = super().run(problem, tile, target), problem.geometry
+        if problem.layout == "NCL":
+            return run
+        row_bytes = (g.in_channels + g.out_channels) * problem.dtype.itemsize
+        fitting = min(RUN_SPANS * g.span, target.l2 // 4 // row_bytes)
+        return max(run, fitting // tile.rows * tile.rows)
 
     def panels(self, problem: ConvProblem, target: Target) -> list[Panel]:
         g, lanes = problem.geometry, target.lanes(problem.dtype)

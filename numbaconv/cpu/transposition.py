@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 
 import numpy as np
+from llvmlite import ir
 from numba.core import types
 from numba.core.errors import RequireLiteralValue
 from numba.extending import intrinsic
@@ -56,24 +57,29 @@ def transpose_square(typingctx, target, target_row, source, source_row):
 
 
 @intrinsic
-def transpose_strip(typingctx, target, target_row, source, source_row, count):
-    """target[c*target_row + r] = source[r*source_row + c] for r < count ≤ VL, c < VL."""
+def transpose_edge(typingctx, target, target_row, source, source_row, rows, columns):
+    """target[c*target_row + r] = source[r*source_row + c] for r < rows ≤ VL, c < columns ≤ VL."""
     bits = target.dtype.bitwidth
     lanes = host().vector_bytes * 8 // bits
 
     def codegen(context, builder, signature, values):
-        to, to_row, from_, from_row, rows = values
+        to, to_row, from_, from_row, rows, columns = values
         v = VectorBuilder(builder, bits, lanes, fma=False)
-        mask, last = v.first_lanes(rows), builder.sub(rows, i64(1))
+        is_row, is_column = v.first_lanes(rows), v.first_lanes(columns)
+        last = builder.sub(rows, i64(1))
         vectors = []
         for r in range(lanes):  # rows beyond the last are read from the last, and not stored
             row = builder.select(builder.icmp_signed("<", last, i64(r)), last, i64(r))
-            vectors.append(v.load(v.at(from_, builder.mul(from_row, row))))
+            place = v.at(from_, builder.mul(from_row, row))
+            vectors.append(v.masked_load(place, is_column))
+        none = ir.Constant(v.mask_type, [0] * lanes)
         for c, column in enumerate(emit_transpose(v, vectors)):
+            mask = builder.select(builder.icmp_signed("<", i64(c), columns), is_row, none)
             v.masked_store(column, v.at(to, builder.mul(to_row, i64(c))), mask)
         return context.get_dummy_value()
 
-    return types.void(target, types.int64, source, types.int64, types.int64), codegen
+    integers = [types.int64] * 2
+    return types.void(target, types.int64, source, types.int64, *integers), codegen
 
 
 def emit_zip(v: VectorBuilder, vectors: list) -> list:
@@ -173,42 +179,49 @@ def unzip_rows(target, plane, source, rows, count):
     return whole
 
 
+@_jit.jit
+def transpose(target, target_row, source, source_column, rows, columns):
+    """target[r*target_row + c] = source[r + c*source_column], by squares and their remainders."""
+    lanes = lanes_of(target)
+    tall, wide = (rows + lanes - 1) // lanes, (columns + lanes - 1) // lanes
+    # The longer axis inside: positions, which are contiguous in the caller's array.
+    inside = max(tall, wide)
+    for block in range(tall * wide):
+        outer, inner = block // inside * lanes, block % inside * lanes
+        r, c = (inner, outer) if tall == inside else (outer, inner)
+        to, square = offset(target, r * target_row + c), offset(source, r + c * source_column)
+        if r + lanes <= rows and c + lanes <= columns:
+            transpose_square(to, target_row, square, source_column)
+        else:
+            transpose_edge(
+                to, target_row, square, source_column,
+                min(lanes, columns - c), min(lanes, rows - r),
+            )  # fmt: skip
+
+
 def copy_strided(
     target, target_row, target_column, source, source_row, source_column, rows, columns
 ):  # fmt: skip
     """target[r, c] = source[r, c] for any strides; best if columns of the target are contiguous.
 
-    A transposition goes by VL×VL squares, or by shuffles of a few planes; what is left, and
-    strides that no vector helps, go element by element.
+    A transposition goes by VL×VL squares, or by shuffles of a few planes; strides that no vector
+    helps go element by element.
     """
-    square_rows = square_columns = 0
     lanes = lanes_of(target)
-    if target_column == 1 and source_row == 1 and target_row == columns < lanes:
-        square_rows = zip_rows(target, source, source_column, rows, columns)
-        square_columns = columns
-    elif target_column == 1 and source_row == 1 and source_column == rows < lanes:
-        square_rows, square_columns = rows, unzip_rows(target, target_row, source, columns, rows)
-    if target_column == 1 and source_row == 1 and square_rows * square_columns == 0:
-        square_rows, square_columns = rows - rows % lanes, columns - columns % lanes
-        # The longer axis inside: positions, which are contiguous in the caller's array.
-        inside = max(square_rows, square_columns)
-        for block in range(0, square_rows * square_columns // lanes, lanes):
-            outer, inner = block // inside * lanes, block % inside
-            r, c = (inner, outer) if square_rows == inside else (outer, inner)
-            transpose_square(
-                offset(target, r * target_row + c), target_row,
-                offset(source, r + c * source_column), source_column,
-            )  # fmt: skip
-        if square_columns < columns:
-            for r in range(0, square_rows, lanes):
-                transpose_strip(
-                    offset(target, r * target_row + square_columns), target_row,
-                    offset(source, r + square_columns * source_column), source_column,
-                    columns - square_columns,
-                )  # fmt: skip
-            square_columns = columns
+    if target_column == 1 and source_row == 1 and rows * columns > lanes:
+        done_rows = done_columns = 0
+        if target_row == columns < lanes:
+            done_rows = zip_rows(target, source, source_column, rows, columns)
+        elif source_column == rows < lanes:
+            done_columns = unzip_rows(target, target_row, source, columns, rows)
+        transpose(
+            offset(target, done_rows * target_row + done_columns), target_row,
+            offset(source, done_rows + done_columns * source_column), source_column,
+            rows - done_rows, columns - done_columns,
+        )  # fmt: skip
+        return
     for r in range(rows):
-        for c in range(square_columns if r < square_rows else 0, columns):
+        for c in range(columns):
             value = load(source, r * source_row + c * source_column)
             store(target, r * target_row + c * target_column, value)
 

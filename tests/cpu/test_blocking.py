@@ -10,7 +10,6 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from numbaconv.cpu import fir
 from numbaconv.cpu.blocking import (
     MAX_RUN,
     PARALLEL_BYTES,
@@ -175,7 +174,7 @@ def registers_of(tile):
         vectors = tile.rows // tile.lanes
         return tile.variant[0] * vectors + vectors + 1 + (not tile.fma)
     if tile.family == "fir":
-        sums, weights = tile.rows // tile.lanes, max(fir.TAP_BLOCKS) if tile.variant[0] else 1
+        sums, weights = tile.rows // tile.lanes, tile.variant[0]
     return sums + weights + 1 + (not tile.fma)
 
 
