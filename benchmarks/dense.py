@@ -38,6 +38,7 @@ from numbaconv.__main__ import PACKAGES, processor, version
 from numbaconv.cpu.target import host
 
 from .demo import check
+from .marked import rewrite
 from .roofline import fma_seconds
 
 CHANNELS = (
@@ -411,6 +412,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--json", action="store_true", help="write benchmarks/results/dense-<isa>.json"
     )
+    parser.add_argument("--readme", type=Path, help="file whose part `dense` is replaced")
     parser.add_argument("--serve", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--check", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
@@ -431,8 +433,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     counts = sorted({1, int(numba.config.NUMBA_NUM_THREADS)})
     some = cases(QUICK if options.quick else CHANNELS)
     facts = machine()
-    print(f"{facts['processor']}, {facts['cores']} core(s), {host().isa}; float32, batch 1")
-    print(f'padding="same", bias, out=, warm, working set up to {WORKING_SET >> 20} MiB')
+    heading = [
+        f"{facts['processor']}, {facts['cores']} core(s), {host().isa}; {facts['date'][:10]}; "
+        f"float32, batch 1, {len(some)} layers",
+        f'padding="same", bias, out=, warm, working set up to {WORKING_SET >> 20} MiB',
+    ]
+    print("\n".join(heading))
     rows = []
     with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
         task = progress.add_task("layers", total=len(some))
@@ -441,14 +447,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
             progress.update(task, advance=1, description=row["layer"])
     console.print(tabulate(rows, counts))
     print("permute: time with permute=True over channel-last")
-    for line in summary(rows, counts):
-        print(line)
     first = cold()
-    print(
+    lines = [
+        *summary(rows, counts),
         f"fresh process, 64→128 K3: import {first['import_seconds']:.2f} s, first call "
         f"{first['first_call_compiling']:.2f} s compiling, "
-        f"{first['first_call_cached']:.2f} s from the cache of kernels"
-    )
+        f"{first['first_call_cached']:.2f} s from the cache of kernels",
+    ]
+    print("\n".join(lines))
+    if options.readme is not None:
+        rewrite(options.readme, "dense", "\n".join(["```", *heading, *lines, "```"]))
     if options.json:
         path = ROOT / "benchmarks" / "results" / f"dense-{host().isa}.json"
         path.parent.mkdir(exist_ok=True)

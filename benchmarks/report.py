@@ -21,10 +21,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from .marked import rewrite
 from .peers.base import ALGORITHMS, DISTURBED, OUR_WAYS, our_way
 from .problems import Problem
-
-BEGIN, END = "<!-- bench:begin -->", "<!-- bench:end -->"
 
 # The kernels whose work is not that of the definition.
 METHODS = ("winograd", "fft")
@@ -384,14 +383,6 @@ def full_report(results: Results) -> str:
     return "\n".join(lines) + "\n"
 
 
-def replaced(text: str, part: str) -> str:
-    """`text` with `part` between the marks; unchanged without marks."""
-    if BEGIN not in text or END not in text:
-        return text
-    before, _, rest = text.partition(BEGIN)
-    return f"{before}{BEGIN}\n{part}\n{END}{rest.partition(END)[2]}"
-
-
 # --- drawings
 
 
@@ -486,10 +477,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.readme is not None:
         path = os.path.relpath(options.folder, options.readme.resolve().parent)
         part = readme_part(results, Path(path).as_posix() + "/")
-        text = options.readme.read_text()
-        options.readme.write_text(replaced(text, part))
-        if BEGIN not in text or END not in text:
-            print(f"{options.readme} has no marks {BEGIN} … {END}: left as it is")
+        rewrite(options.readme, "bench", part)
     print(full_report(results))
     return 0
 

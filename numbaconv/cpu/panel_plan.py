@@ -155,6 +155,10 @@ def block_table(blocking: Blocking) -> Array:
     return np.array(rows, BLOCK)
 
 
+# Strides up to which windows of channel-first arrays keep the positions between outputs.
+TRANSPOSED_STRIDE = 3
+
+
 def window_for(blocking: Blocking, inside: Inside) -> tuple[int, WindowShape]:
     """Positions of a window, as many as a run, the borders and a quarter of L2 allow."""
     problem, geometry = blocking.problem, blocking.problem.geometry
@@ -162,10 +166,12 @@ def window_for(blocking: Blocking, inside: Inside) -> tuple[int, WindowShape]:
     positions = min(blocking.run, problem.length_out)
     if inside.last:
         positions = min(positions, max(inside.first, problem.length_out - inside.last, 1))
+    # Transposing the gaps of a small stride takes less time than picking single positions.
+    is_strip = problem.layout == "NCL" and geometry.stride <= TRANSPOSED_STRIDE
     while True:
         shape = window_shape(
             positions, geometry.kernel_size, geometry.stride, geometry.dilation,
-            keeps_stride=blocking.family.needs_unit_rows,
+            keeps_stride=blocking.family.needs_unit_rows or is_strip,
         )  # fmt: skip
         if positions == 1 or shape.rows(positions) * row_bytes <= blocking.target.l2 // 4:
             return positions, shape

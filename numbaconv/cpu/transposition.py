@@ -18,6 +18,9 @@ from .memory import lanes_of, load, offset, store
 from .target import host
 from .vector import VectorBuilder, i64
 
+# Rows and columns from which a square is worth its shuffles, which are as many for fewer.
+LEAST = 2
+
 
 def emit_transpose(v: VectorBuilder, rows: list) -> list:
     """Transpose VL vectors of VL lanes: log2(VL) rounds of exchanges between pairs."""
@@ -208,7 +211,7 @@ def copy_strided(
     helps go element by element.
     """
     lanes = lanes_of(target)
-    if target_column == 1 and source_row == 1 and rows * columns > lanes:
+    if target_column == 1 and source_row == 1 and min(rows, columns) >= LEAST:
         done_rows = done_columns = 0
         if target_row == columns < lanes:
             done_rows = zip_rows(target, source, source_column, rows, columns)

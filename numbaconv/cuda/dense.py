@@ -10,13 +10,17 @@ from .ffma import FfmaTile
 from .kernel import MAX_BLOCKS_YZ, Family, LaunchShape, Site, Tile, common_values, fits_int32
 from .mma import MmaTile
 from .slab import SlabTile
+from .wgmma import WgmmaTile
 
 # A chunk of channels has 16 to 64 of them, a tile 64 columns or more; with fewer channels than
 # these nearly all products are zeros.
 LEAST_CHANNELS = 12
 
-# The share of the large tile's rate that each tile reaches: a guess until a GPU has been at hand.
-SHARE = {(128, 128): 1.0, (64, 64): 0.8}
+# The compute capability that has `wgmma`; later ones have other instructions.
+HOPPER = (9, 0)
+
+# The share of the largest tile's rate that each tile reaches: a guess until a GPU has been at hand.
+SHARE = {(256, 128): 1.0, (128, 128): 1.0, (128, 64): 0.7, (64, 64): 0.8}
 
 
 def swizzle_of(stride: int) -> int:
@@ -142,6 +146,38 @@ class Mma(SlabFamily):
         ]
 
 
+class Wgmma(SlabFamily):
+    """float16 and bfloat16 on Hopper; sums are float32."""
+
+    name = "wgmma"
+
+    def refuses(self, problem: ConvProblem, site: Site) -> str | None:
+        if site.device.capability != HOPPER:
+            return "wgmma is an instruction of compute capability 9.0 alone"
+        if product_of(problem) not in ("f16", "bf16"):
+            return f"multiplies float16 and bfloat16, not {problem.dtype}"
+        return None
+
+    def tiles(self, problem: ConvProblem, width: int) -> list[SlabTile]:
+        return wgmma_tiles(product_of(problem) or "", width)
+
+    def shipped(self) -> list[Tile]:
+        return [
+            tile
+            for product in ("f16", "bf16")
+            for width in (16, 4)
+            for tile in wgmma_tiles(product, width)
+        ]
+
+
+def wgmma_tiles(product: str, width: int) -> list[SlabTile]:
+    """The tiles of one product, the largest first."""
+    return [
+        WgmmaTile(256, 128, width, 4, product, warpgroups=2),
+        WgmmaTile(128, 64, width, 4, product, warpgroups=2),
+    ]
+
+
 def mma_tiles(product: str, width: int) -> list[SlabTile]:
     """The tiles of one product, the largest first."""
     # Both parts of the operands of 64x64 would not fit in the registers.
@@ -152,4 +188,4 @@ def mma_tiles(product: str, width: int) -> list[SlabTile]:
     ]
 
 
-FFMA, MMA = Ffma(), Mma()
+FFMA, MMA, WGMMA = Ffma(), Mma(), Wgmma()

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from .dense import FFMA, MMA
+from .dense import FFMA, MMA, WGMMA
 from .depthwise import DEPTHWISE
 from .kernel import Family
 from .resident import RESIDENT
 from .scalar import SCALAR
 
-FAMILIES: tuple[Family, ...] = (DEPTHWISE, RESIDENT, MMA, FFMA, SCALAR)
+FAMILIES: tuple[Family, ...] = (DEPTHWISE, RESIDENT, WGMMA, MMA, FFMA, SCALAR)

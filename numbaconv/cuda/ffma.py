@@ -63,7 +63,7 @@ column = int32((warp // {warps}) * {WARP_COLUMNS} + (lane & 7) * 4)
     def multiply_text(self) -> str:
         """For each four channels: 8 loads of x, 8 of the filter, 256 multiply-adds."""
         quads = self.CHUNK // 16
-        lines = ["def multiply(sums, slab, tile, row, column, lane, stride, swizzle):"]
+        lines = ["def multiply(sums, slab, tile, row, column, lane, stride, swizzle, rows):"]
         for i in range(THREAD_ROWS):
             lines += [
                 f"    r{i} = int32(row + {4 * i} * stride)",

@@ -131,6 +131,8 @@ class Tile(ABC):
     SHORT: ClassVar[tuple[str, ...]]
     # As `explain` says it; a family that has met a GPU names it here.
     SEEN_ON: ClassVar[str] = "interpreted only, this kernel has not met a GPU yet"
+    # Whether it has instructions of compute capability 9.0 alone.
+    HOPPER_ONLY: ClassVar[bool] = False
     # Blocks that shall fit on a multiprocessor at once: bounds the registers of a thread.
     min_blocks: ClassVar[int] = 1
 

@@ -113,7 +113,7 @@ column = int32(column + (lane & 3) * {columns})
         """For each 32 bytes of channels: load both fragments, multiply."""
         tiles = self.warp_rows // 16
         lines = [
-            "def multiply(sums, slab, tile, row, column, lane, stride, swizzle):",
+            "def multiply(sums, slab, tile, row, column, lane, stride, swizzle, rows):",
             "    matrix = int32(lane >> 3)",
             "    r = int32(row + (((matrix & 1) << 3) + (lane & 7)) * stride)",
         ]

@@ -53,6 +53,8 @@ class SlabTile(Tile):
     )  # fmt: skip
     # Bytes of channels in one chunk, a row of the slab.
     CHUNK: ClassVar[int] = 128
+    # Of the ring and of the slabs behind it.
+    ALIGNMENT: ClassVar[int] = 128
 
     @property
     @abstractmethod
@@ -71,7 +73,7 @@ class SlabTile(Tile):
 
     @abstractmethod
     def multiply_text(self) -> str:
-        """Source of `multiply(sums, slab, tile, row, column, lane, stride, swizzle)`."""
+        """Source of `multiply(sums, slab, tile, row, column, lane, stride, swizzle, rows)`."""
 
     @abstractmethod
     def corner_text(self) -> str:
@@ -89,6 +91,17 @@ class SlabTile(Tile):
         """Source that computes a thread's sums again, where its arithmetic needs that."""
         return ""
 
+    def row_text(self) -> str:
+        """Source that sets `place`, where row `r` lies in the slab, and `turn`: see `copy_x`."""
+        return """
+place = r
+turn = int32(r >> swizzle)
+"""
+
+    def publish_text(self) -> str:
+        """Source that shows a thread's own copies to whoever reads them, if a barrier does not."""
+        return "pass"
+
     def place_text(self) -> str:
         """Where byte `b` of row `k` of a filter tile lies in that row."""
         return "b"
@@ -102,8 +115,17 @@ class SlabTile(Tile):
         return self.CHUNK // self.storage.size
 
     @property
+    def stage_bytes(self) -> int:
+        return self.chunk_channels * self.pitch
+
+    @property
     def ring_bytes(self) -> int:
-        return self.stages * self.chunk_channels * self.pitch
+        return self.stages * self.stage_bytes
+
+    @property
+    def ahead(self) -> int:
+        """Steps by which copies run ahead of the arithmetic."""
+        return self.stages - 1
 
     def slab_rows(self, stride: int, span: int) -> int:
         """Rows of x that one tile sees."""
@@ -121,7 +143,7 @@ class SlabTile(Tile):
         from . import frontend, instructions
 
         space: dict[str, Any] = {
-            **names_of_tile(self, waiting=self.stages - 2),
+            **names_of_tile(self, waiting=self.ahead - 1),
             "is_finite": instructions.is_finite,
             "load_one": instructions.load_element(self.storage),
             "store_one": instructions.store_element(self.storage),
@@ -148,7 +170,7 @@ def names_of_tile(tile: Any, waiting: int) -> dict[str, Any]:
     from . import frontend, instructions
 
     return {
-        "cuda": frontend.cuda, "int32": numba.int32, "int64": numba.int64,
+        "cuda": frontend.cuda, "int32": numba.int32, "int64": numba.int64, "uint32": numba.uint32,
         "float32": frontend.types.float32,
         "position": frontend.device_function(source_position),
         "copy": instructions.copy_async(tile.width), "commit": instructions.commit_copies,
@@ -169,21 +191,22 @@ def copy_x_text(tile: SlabTile) -> str:
     """Copy the slab of one chunk; rows that the padding rule makes zero, and channels beyond
     the group, become zeros.
 
-    16-byte pieces of row r change places by r >> swizzle, so that the rows which a warp reads
-    at once, `stride` apart, lie in different banks.
+    16-byte pieces of a row change places by its `turn`, r >> swizzle, so that the rows which a
+    warp reads at once, `stride` apart, lie in different banks.
     """
     pieces, size = tile.CHUNK // tile.width, tile.storage.size
     return f"""
-def copy_x(slab, x, c0, first, rows, thread, x_l, length, mode, group_in, swizzle):
+def copy_x(slab, x, c0, first, rows, thread, x_l, length, mode, group_in, stride, swizzle):
     r = int32(thread >> {log2(pieces)})
     b = int32((thread & {pieces - 1}) * {tile.width})
     is_channel = c0 * {size} + b < group_in * {size}
     p = x + int64(c0 * {size} + b)
     while r < rows:
         l = position(int32(first + r), length, mode)
-        at = int32((((b >> 4) ^ ((r >> swizzle) & {tile.CHUNK // 16 - 1})) << 4) | (b & 15))
+        {indented(tile.row_text(), 8)}
+        at = int32((((b >> 4) ^ (turn & {tile.CHUNK // 16 - 1})) << 4) | (b & 15))
         size = int32({tile.width}) if is_channel & (l >= 0) else int32(0)
-        copy(int32(slab + r * {tile.CHUNK} + at), p + int64(l) * x_l, size)
+        copy(int32(slab + place * {tile.CHUNK} + at), p + int64(l) * x_l, size)
         r = int32(r + {tile.threads // pieces})
 """
 
@@ -239,7 +262,7 @@ FETCH = """
 if {condition}:
     if next_tap == 0:
         copy_x(int32(slab0 + next_slab * slab_bytes), xg, next_channel, first, slab_rows, thread,
-               x_l, length, mode, group_in, swizzle)
+               x_l, length, mode, group_in, stride, swizzle)
     copy_w(int32(ring + next_stage * {stage_bytes}), wg, next_tap, next_channel, n0, thread,
            group_in, group_out, out_channels)
     next_stage = int32(next_stage + 1)
@@ -257,7 +280,7 @@ commit()
 
 KERNEL = """
 def conv_slab({parameters}):
-    shared = cuda.shared.array(0, float32, alignment=128)
+    shared = cuda.shared.array(0, float32, alignment={alignment})
     thread = int32(cuda.threadIdx.x)
     lane = int32(thread & 31)
     warp = int32(thread >> 5)
@@ -287,11 +310,12 @@ def conv_slab({parameters}):
     slab = int32(0)
     for i in range(steps):
         wait()
+        {publish}
         cuda.syncthreads()
         {fetch}
         sums = multiply(
             sums, int32(slab0 + slab * slab_bytes), int32(ring + stage * {stage_bytes}),
-            int32(row * stride + tap * dilation), column, lane, stride, swizzle,
+            int32(row * stride + tap * dilation), column, lane, stride, swizzle, slab_rows,
         )
         stage = int32(stage + 1)
         if stage == {stages}:
@@ -343,16 +367,16 @@ def indented(text: str, spaces: int) -> str:
 
 def kernel_text(tile: SlabTile) -> str:
     numbers = {
-        "stage_bytes": tile.ring_bytes // tile.stages, "stages": tile.stages,
+        "stage_bytes": tile.stage_bytes, "stages": tile.stages,
         "chunk": tile.chunk_channels,
     }  # fmt: skip
-    ahead = tile.stages - 1
-    repair = tile.repair_text()
+    ahead, repair = tile.ahead, tile.repair_text()
     check = "is_whole = is_finite(sums)" if repair else "pass"
     return KERNEL.format(
         parameters=", ".join(tile.parameters()), rows=tile.rows, columns=tile.columns,
         ring_bytes=tile.ring_bytes, chunk_bytes=tile.CHUNK, size=tile.storage.size,
-        sums=tile.sums, ahead=ahead, corner=indented(tile.corner_text(), 4),
+        alignment=tile.ALIGNMENT, publish=tile.publish_text(), sums=tile.sums, ahead=ahead,
+        corner=indented(tile.corner_text(), 4),
         own=indented(tile.own_text(), 4), check=check, repair=indented(repair or "pass", 4),
         fetch_first=indented(FETCH.format(condition="i < steps", **numbers), 8),
         fetch=indented(FETCH.format(condition=f"i + {ahead} < steps", **numbers), 8), **numbers,

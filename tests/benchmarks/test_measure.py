@@ -128,8 +128,8 @@ def test_sides_take_turns(layer):
     for side in sides:
         side.once = 1.0  # no call to warm up
     rounds(sides, seconds=1e-3)
-    assert len(order) % 2 == 0
-    assert "".join(order) == "AB" * (len(order) // 2)
+    pairs = {"".join(pair) for pair in zip(order[::2], order[1::2], strict=True)}
+    assert pairs == {"AB", "BA"}  # neither always runs behind the other
 
 
 def test_disturbed_rounds_are_repeated_but_not_for_ever(monkeypatch):

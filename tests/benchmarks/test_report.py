@@ -7,6 +7,7 @@ import math
 import pytest
 
 from benchmarks import report
+from benchmarks.marked import marks, replaced
 from benchmarks.problems import named
 
 MACHINE = dict(cpu="A CPU", cores=2, system="linux", isa="avx512", l1=1 << 15, l2=1 << 20,
@@ -116,7 +117,8 @@ def test_the_mean_is_geometric(folder):
 
 def test_everything_is_written(folder, capsys):
     readme = folder / "README.md"
-    readme.write_text(f"before\n{report.BEGIN}\nold\n{report.END}\nafter\n")
+    begin, end = marks("bench")
+    readme.write_text(f"before\n{begin}\nold\n{end}\nafter\n")
     assert report.main([str(folder), "--readme", str(readme)]) == 0
     text = (folder / "report.md").read_text()
     assert text == capsys.readouterr().out.rstrip("\n") + "\n"
@@ -127,18 +129,19 @@ def test_everything_is_written(folder, capsys):
     for name in ("ratio-2.png", "roofline-2.png"):
         assert (folder / name).read_bytes().startswith(b"\x89PNG")
     shown = readme.read_text()
-    assert shown.startswith(f"before\n{report.BEGIN}\n")
-    assert shown.endswith(f"{report.END}\nafter\n")
+    assert shown.startswith(f"before\n{begin}\n")
+    assert shown.endswith(f"{end}\nafter\n")
     assert "old" not in shown
     assert "| tiny | 2 µs |" in shown
     assert "| 500 ns |" in shown or "| 0.5 µs |" in shown
 
 
-def test_the_readme_part_is_replaced_again_and_again(folder):
-    text = f"a{report.BEGIN}x{report.END}b"
-    once = report.replaced(text, "part")
-    assert report.replaced(once, "part") == once
-    assert report.replaced("no marks", "part") == "no marks"
+def test_the_readme_part_is_replaced_again_and_again():
+    begin, end = marks("bench")
+    once = replaced(f"a{begin}x{end}b", "bench", "part")
+    assert once == f"a{begin}\npart\n{end}b"
+    assert replaced(once, "bench", "part") == once
+    assert replaced("no marks", "bench", "part") == "no marks"
 
 
 def test_tables_have_equal_rows(folder):

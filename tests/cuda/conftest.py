@@ -16,8 +16,9 @@ else:
 
 @functools.cache
 def ptx_of(tile):
-    """(entry, PTX) of a tile for the oldest architecture, compiled once."""
-    return compiler.ptx(tile, Architecture(8, 0))
+    """(entry, PTX) of a tile for the oldest architecture that has it, compiled once."""
+    oldest = Architecture(9, 0, "a") if tile.HOPPER_ONLY else Architecture(8, 0)
+    return compiler.ptx(tile, oldest)
 
 
 def interpreted(tile, architecture):
@@ -39,6 +40,17 @@ def fake(session_driver):
         patch.setattr(compiler, "image", interpreted)
         session_driver.reset()
         yield session_driver
+    execute.plan_for.cache_clear()
+
+
+@pytest.fixture
+def hopper(monkeypatch):
+    """As `fake`, for one test: a device of compute capability 9.0."""
+    made = FakeDriver((9, 0), 227 << 10)
+    monkeypatch.setattr(driver, "_driver", made)
+    monkeypatch.setattr(compiler, "image", interpreted)
+    execute.plan_for.cache_clear()
+    yield made
     execute.plan_for.cache_clear()
 
 

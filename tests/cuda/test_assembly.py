@@ -1,8 +1,8 @@
 """Machine code of every shipped kernel: registers, spills, shared memory, instructions.
 
-PTX is compiled once for sm_80 and assembled for each architecture: later ones run it too. What
-a machine with a GPU does instead, link-time optimisation for its own architecture, is checked
-for a part (`test_linked_code`).
+PTX is compiled once for sm_80 (that of `wgmma` for sm_90a) and assembled for each architecture:
+later ones run it too. What a machine with a GPU does instead, link-time optimisation for its own
+architecture, is checked for a part (`test_linked_code`).
 """
 
 import functools
@@ -29,7 +29,7 @@ TILES = [tile for family in FAMILIES for tile in family.shipped()]
 FAST_TILES = (
     "ffma f32 128x128, copies of 16", "mma bf16 128x128, warps of 64x64, copies of 16",
     "depthwise bf16, K=4 sliding, 16", "resident bf16, up to 32 channels, copies of 16",
-    "scalar f32",
+    "scalar f32", "wgmma bf16 128x64, 2 warpgroups, copies of 16",
 )  # fmt: skip
 FAST_ARCHITECTURES = ("sm_80", "sm_90a")
 
@@ -39,6 +39,8 @@ EXPECTED = {
     "mma 3xtf32": ("HMMA.1688.F32.TF32", "LDSM", "LDGSTS"),
     "mma f16": ("HMMA.16816.F32 ", "LDSM.16.MT88.4", "LDGSTS"),
     "mma bf16": ("HMMA.16816.F32.BF16", "LDSM.16.MT88.4", "LDGSTS"),
+    "wgmma f16": (r"HGMMA\.64x\d+x16\.F32 ", "LDGSTS", "WARPGROUP"),
+    "wgmma bf16": (r"HGMMA\.64x\d+x16\.F32\.BF16", "LDGSTS", "WARPGROUP"),
     "resident tf32": ("HMMA.1688.F32.TF32", "LDSM", "LDGSTS"),
     "resident f16": ("HMMA.16816.F32 ", "LDSM.16.MT88", "LDGSTS"),
     "resident bf16": ("HMMA.16816.F32.BF16", "LDSM.16.MT88", "LDGSTS"),
@@ -88,7 +90,7 @@ def expected_of(tile):
 
 def product():
     for tile in TILES:
-        for architecture in ARCHITECTURES:
+        for architecture in ("sm_90a",) if tile.HOPPER_ONLY else ARCHITECTURES:
             fast = tile.name.startswith(FAST_TILES) and architecture in FAST_ARCHITECTURES
             marks = [] if fast else [pytest.mark.slow]
             yield pytest.param(tile, architecture, marks=marks, id=f"{tile.name} {architecture}")
@@ -99,6 +101,7 @@ def test_machine_code(tile, architecture, folder):
     log, cubin = assembled(tile, architecture, folder)
     assert number(r"(\d+) bytes stack frame", log) == 0
     assert number(r"(\d+) bytes spill stores", log) == number(r"(\d+) bytes spill loads", log) == 0
+    assert "serialized" not in log  # of products that should overlap
     registers = number(r"Used (\d+) registers", log)
     assert registers * tile.threads <= 65536  # of a multiprocessor
     assert number(r"(\d+) bytes smem", log) <= 1024  # all the rest is dynamic

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 
-from numbaconv.cuda import dense, execute
+from numbaconv.cuda import compiler, dense, driver, execute
+from numbaconv.cuda.compiler import Image
 from numbaconv.cuda.families import FAMILIES
 from tests.cuda.comparison import (
     arrays_of,
@@ -15,6 +16,9 @@ from tests.cuda.comparison import (
     kernel_of,
     layer_of,
 )
+from tests.cuda.conftest import ptx_of
+from tests.cuda.fake_driver import FakeDriver
+from tests.cuda.ptx.program import InterpreterError
 from tests.strategies import Case, cases, small_integers
 
 NAMES = ("float32", "float16", "bfloat16")
@@ -114,6 +118,80 @@ def test_who_takes_dense_problems(gpu):
     for more in ({"name": "bfloat16"}, {"precision": "tf32"}):
         assert [kernel_of(case, **more) for case in cases] == ["mma", "resident", "resident"]
     assert [kernel_of(case, precision="3xtf32") for case in cases] == ["mma", "mma", "scalar"]
+
+
+# --- dense kernels on Hopper
+
+HOPPER = [
+    Case(3, 64, 136, 130, padding=1, has_bias=True),
+    Case(3, 72, 64, 90, batch=2, stride=2, padding=(3, 0), has_bias=True),
+    Case(7, 128, 64, 70, dilation=5, padding=(15, 7), padding_mode="reflect"),
+    Case(1, 80, 16, 1),
+    Case(4, 192, 96, 60, dilation=2, padding=(6, 0), num_groups=2, has_bias=True),
+    Case(5, 90, 34, 140, stride=3, dilation=2, padding=(-3, 5), padding_mode="replicate"),
+    Case(2, 66, 132, 33, num_groups=3, padding="same", padding_mode="circular", batch=2),
+]
+
+
+@pytest.mark.parametrize(
+    ("case", "name"),
+    [
+        pytest.param(
+            case, name, id=f"{case} {name}",
+            marks=[] if i < 2 and name == "bfloat16" else pytest.mark.slow,
+        )
+        for i, case in enumerate(HOPPER)
+        for name in NAMES[1:]
+    ],
+)  # fmt: skip
+def test_dense_on_hopper(hopper, case, name):
+    with only("wgmma"):
+        assert_exact(hopper, case, tiny_integers, name, ways=("host",))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stride", [1, 2])
+def test_the_large_tile_of_hopper(hopper, monkeypatch, stride):
+    monkeypatch.setitem(dense.SHARE, (256, 128), 1e3)
+    whole = Case(
+        5, 136, 200, 300 * stride, stride=stride, dilation=2, padding=(2, 1), has_bias=True
+    )
+    for case in (whole, whole.but(in_channels=70, out_channels=134)):
+        x, *weights = arrays_of(case, tiny_integers, "bfloat16")
+        assert "256x128" in layer_of(case, *weights).explain(x).details["tile"]
+        with only("wgmma"):
+            assert_exact(hopper, case, tiny_integers, "bfloat16", ways=("device",))
+
+
+def test_who_takes_problems_on_hopper(hopper):
+    cases = [Case(3, 128, 96, 50), Case(3, 32, 24, 50), Case(3, 4, 4, 50)]
+    assert [kernel_of(case, "bfloat16") for case in cases] == ["wgmma", "resident", "resident"]
+    assert [kernel_of(case) for case in cases] == ["ffma", "ffma", "scalar"]
+    assert kernel_of(cases[0], precision="3xtf32") == "mma"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "fault"),
+    [
+        ("fence.proxy.async", "//", "not visible to the asynchronous proxy"),
+        ("bar.sync", "//", "race"),
+        ("wgmma.wait_group.sync.aligned 1", "wgmma.wait_group.sync.aligned 3", "factor of a"),
+        ("cp.async.wait_group 1", "cp.async.wait_group 2", "nobody has written"),
+    ],
+)
+def test_faults_planted_on_hopper_are_found(hopper, monkeypatch, old, new, fault):
+    def mutated(tile, architecture):
+        entry, text = ptx_of(tile)
+        assert old in text
+        return Image(entry, text.replace(old, new).encode())
+
+    monkeypatch.setattr(compiler, "image", mutated)
+    monkeypatch.setattr(driver, "_driver", FakeDriver((9, 0), 227 << 10))
+    execute.plan_for.cache_clear()
+    case = Case(3, 256, 64, 60)
+    x, *weights = arrays_of(case, tiny_integers, "bfloat16")
+    with only("wgmma"), pytest.raises(InterpreterError, match=fault):
+        layer_of(case, *weights)(x)
 
 
 # --- few channels: the filter stays

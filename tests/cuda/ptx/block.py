@@ -4,9 +4,11 @@ All threads run in lockstep while they agree; where they do not, those at the lo
 the code go first. Not modelled: time, and the memory model beyond barriers and copy groups.
 """
 
+from collections import defaultdict
+
 import numpy as np
 
-from tests.cuda.ptx import arithmetic, warp
+from tests.cuda.ptx import arithmetic, warp, warpgroup
 from tests.cuda.ptx.memory import SHARED_BASE, SharedMemory
 from tests.cuda.ptx.program import InterpreterError
 from tests.cuda.ptx.values import SIGNED, UNSIGNED, bits_of, dtype_of, unsigned
@@ -43,6 +45,7 @@ class Block:
         self.is_alive = np.ones(threads, bool)
         self.is_waiting = np.zeros(threads, bool)
         self.open_copies, self.copy_groups = [], []
+        self.open_products, self.product_groups = {}, defaultdict(list)  # of warpgroups
         self.functions = [self._function(code) for code in program.code]
 
     def _function(self, code):
@@ -54,6 +57,10 @@ class Block:
             return warp.load_matrix
         if code.name == "mma":
             return warp.multiply_matrices
+        if code.name == "wgmma":
+            return warpgroup.execute
+        if code.name == "fence":
+            return warpgroup.publish
         return arithmetic.dispatch(code) or arithmetic.unknown
 
     # --- registers

@@ -70,6 +70,7 @@ class SharedMemory:
         self.written_in = np.zeros(words, np.int64)
         self.reader = np.full(words, NOBODY, np.int32)
         self.read_in = np.zeros(words, np.int64)
+        self.is_public = np.zeros(words, bool)  # to the asynchronous proxy, see `warpgroup`
 
     def barrier(self):
         self.interval += 1
@@ -108,6 +109,7 @@ class SharedMemory:
             raise InterpreterError("race: two warps write one word between two barriers")
         self.writer[words] = warps
         self.written_in[words] = self.interval
+        self.is_public[words] = False
         if (self.writer[words] != warps).any():  # in one and the same instruction
             raise InterpreterError("race: two warps write one word between two barriers")
 
@@ -129,5 +131,6 @@ class SharedMemory:
         self.bytes[places] = data
         self.is_written[places] = True
         words = self._words(addresses, width)
+        self.is_public[words] = False
         self.writer[words] = (threads >> 5)[:, None]
         self.written_in[words] = self.interval
