@@ -146,7 +146,11 @@ def direct_counts(problem: ConvProblem, target: Target) -> tuple[str, Counts]:
     for panel in blocking.panels:
         tile = panel.tile
         steps = positions / tile.rows * geometry.reduction * panel.slices
-        counts[f"slots{min(tile.vectors, 4)}"] += steps * slots(tile.rows, tile.vectors)
+        rows, vectors = tile.rows, tile.vectors
+        if tile.family == "planar":  # rows of channels, vectors of positions; y is transposed
+            rows, vectors = tile.variant[0], tile.rows // tile.lanes
+            counts["y_elements"] += positions * panel.channels
+        counts[f"slots{min(tile.vectors, 4)}"] += steps * slots(rows, vectors)
         counts["panel_tiles"] += positions / tile.rows * len(blocking.reduction)
     filter_bytes = geometry.reduction * blocking.panels[-1].last_column * itemsize
     is_in_bands = blocking.band.panels < len(blocking.panels)
