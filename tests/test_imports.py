@@ -19,7 +19,7 @@ MODULES = sorted(
     for path in PACKAGE.rglob("*.py")
 )
 # Two modules open the door to numba-cuda, which is optional.
-COMPILING = {"numbaconv.cuda.frontend", "numbaconv.cuda.instructions"}
+COMPILING = {f"numbaconv.cuda.{name}" for name in ("frontend", "hopper", "instructions")}
 IMPORTABLE = [name for name in MODULES if find_spec("numba_cuda") or name not in COMPILING]
 RUNTIME = {"numba", "numpy", "llvmlite"}
 # Asked for by name and used only where they are installed.
