@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from abc import abstractmethod
 from typing import Any
 
@@ -10,11 +11,15 @@ from .ffma import FfmaTile
 from .kernel import MAX_BLOCKS_YZ, Family, LaunchShape, Site, Tile, common_values, fits_int32
 from .mma import MmaTile
 from .slab import SlabTile
+from .tma import MOST_STRIDE, TmaTile
 from .wgmma import WgmmaTile
 
 # A chunk of channels has 16 to 64 of them, a tile 64 columns or more; with fewer channels than
 # these nearly all products are zeros.
 LEAST_CHANNELS = 12
+
+# Channels of 16 bits in one chunk.
+CHUNK_OF_HALVES = 64
 
 # The compute capability that has `wgmma`; later ones have other instructions.
 HOPPER = (9, 0)
@@ -146,6 +151,57 @@ class Mma(SlabFamily):
         ]
 
 
+class Tma(SlabFamily):
+    """float16 and bfloat16 on Hopper, padded by zeros; sums are float32."""
+
+    name = "tma"
+
+    def refuses(self, problem: ConvProblem, site: Site) -> str | None:
+        g = problem.geometry
+        reason = WGMMA.refuses(problem, site)
+        if reason is not None:
+            return reason
+        if g.padding_mode != "zeros" and max(problem.padding) > 0:
+            return f"padding_mode={g.padding_mode!r}: what lies beyond an array reads as zero"
+        if g.stride > MOST_STRIDE:
+            return f"stride={g.stride}: a box takes every {MOST_STRIDE}th position at most"
+        if g.num_groups > 1 and g.group_in_channels % CHUNK_OF_HALVES:
+            return f"a box of {CHUNK_OF_HALVES} channels reaches into the next group"
+        if site.width(problem) != 16 or 0 in (problem.batch, problem.cropped_length):
+            return "rows of x or the filter do not lie on multiples of 16 bytes"
+        if min(site.x.strides) <= 0:
+            return "positions of x do not follow each other upwards in memory"
+        return None
+
+    def tiles(self, problem: ConvProblem, width: int) -> list[SlabTile]:
+        return tma_tiles(product_of(problem) or "")
+
+    def launch_shape(self, problem: ConvProblem, site: Site, tile: Any) -> LaunchShape:
+        plain, g = super().launch_shape(problem, site, tile), problem.geometry
+        _, rows = tile.boxes(g.stride, g.span)
+        plain.values.update(phases=tile.phases(g.stride, g.span), box_rows=rows, x_map=0, w_map=0)
+        extents = (g.in_channels, problem.cropped_length, problem.batch)
+        # An axis of one entry may have any stride, and a map wants 16 bytes at least.
+        strides = (max(16, site.x.strides[1]), max(16, site.x.strides[0]))
+        w_strides = (site.filter.strides[1], site.filter.strides[0])
+        maps = {
+            "x_map": ("x", tile.x_map(extents, strides, g.stride, g.span)),
+            "w_map": ("w", tile.w_map(g.filter_shape[::-1], w_strides)),
+        }
+        return dataclasses.replace(plain, maps=maps)
+
+    def shipped(self) -> list[Tile]:
+        return [tile for product in ("f16", "bf16") for tile in tma_tiles(product)]
+
+
+def tma_tiles(product: str) -> list[SlabTile]:
+    """The tiles of one product, the largest first."""
+    return [
+        TmaTile(256, 128, 16, 4, product, warpgroups=2),
+        TmaTile(128, 64, 16, 4, product, warpgroups=2),
+    ]
+
+
 class Wgmma(SlabFamily):
     """float16 and bfloat16 on Hopper; sums are float32."""
 
@@ -188,4 +244,4 @@ def mma_tiles(product: str, width: int) -> list[SlabTile]:
     ]
 
 
-FFMA, MMA, WGMMA = Ffma(), Mma(), Wgmma()
+FFMA, MMA, WGMMA, TMA = Ffma(), Mma(), Wgmma(), Tma()

@@ -1,4 +1,4 @@
-"""The CUDA driver through ctypes: the twenty functions that the package calls.
+"""The CUDA driver through ctypes: the functions that the package calls.
 
 numba-cuda compiles; loading, launching and copying go through here, because a launch from a
 prepared parameter block costs a tenth of a launch through a dispatcher.
@@ -11,13 +11,13 @@ import functools
 import importlib.util
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 
-from .kernel import Device
+from .kernel import MAP_BYTES, Device, MapShape
 
 INSTALL = "pip install 'numbaconv[cu13]' (or 'numbaconv[cu12]')"
 ELSE = "or use device='cpu' and NumPy arrays"
@@ -31,6 +31,9 @@ MULTIPROCESSORS, SHARED_MEMORY, MAJOR, MINOR = 16, 97, 75, 76
 DYNAMIC_SHARED = 8
 # CUpointer_attribute
 DEVICE_OF_POINTER = 9
+
+# Of cuTensorMapEncodeTiled: elements of 16 bits, the swizzle of 128 bytes, lines of 256 bytes.
+UINT16, SWIZZLE_128, PROMOTE_256 = 1, 3, 3
 
 # Dynamic shared memory that a kernel may have without asking.
 DEFAULT_SHARED = 48 << 10
@@ -195,6 +198,36 @@ class Driver:
             "cuMemcpyHtoD_v2", ctypes.c_uint64(address), ctypes.c_void_p(array.ctypes.data),
             ctypes.c_size_t(array.nbytes),
         )  # fmt: skip
+
+    def to_device_later(self, address: int, array: np.ndarray[Any, Any], stream: int) -> None:
+        """Copy a contiguous array, which must live until then, when `stream` comes to it."""
+        self._call(
+            "cuMemcpyHtoDAsync_v2", ctypes.c_uint64(address), ctypes.c_void_p(array.ctypes.data),
+            ctypes.c_size_t(array.nbytes), ctypes.c_void_p(stream),
+        )  # fmt: skip
+
+    def is_capturing(self, stream: int) -> bool:
+        """Whether a graph is being captured on `stream`."""
+        status = ctypes.c_int()
+        self._call("cuStreamIsCapturing", ctypes.c_void_p(stream), ctypes.byref(status))
+        return status.value != 0
+
+    def encode_map(self, base: int, shape: MapShape) -> np.ndarray[Any, Any]:
+        """The tensor map of 16-bit elements at `base`, as bytes."""
+        room = np.zeros(MAP_BYTES + 64, np.uint8)  # a map lies on a multiple of 64 bytes
+        first = -room.ctypes.data % 64
+        code = room[first : first + MAP_BYTES]
+
+        def numbers(kind: Any, values: Sequence[int]) -> Any:
+            return (kind * len(values))(*values)
+
+        self._call(
+            "cuTensorMapEncodeTiled", ctypes.c_void_p(code.ctypes.data), UINT16, 3,
+            ctypes.c_void_p(base), numbers(ctypes.c_uint64, shape.extents),
+            numbers(ctypes.c_uint64, shape.strides), numbers(ctypes.c_uint32, shape.box),
+            numbers(ctypes.c_uint32, shape.steps), 0, SWIZZLE_128, PROMOTE_256, 0,
+        )  # fmt: skip
+        return code
 
     def to_host(self, array: np.ndarray[Any, Any], address: int) -> None:
         """Copy to a contiguous array, after all that the device has been asked before."""

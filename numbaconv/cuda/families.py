@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from .dense import FFMA, MMA, WGMMA
+from .dense import FFMA, MMA, TMA, WGMMA
 from .depthwise import DEPTHWISE
 from .kernel import Family
 from .resident import RESIDENT
 from .scalar import SCALAR
 
-FAMILIES: tuple[Family, ...] = (DEPTHWISE, RESIDENT, WGMMA, MMA, FFMA, SCALAR)
+FAMILIES: tuple[Family, ...] = (DEPTHWISE, RESIDENT, TMA, WGMMA, MMA, FFMA, SCALAR)

@@ -102,3 +102,43 @@ def wait_for_products(typing_context: Any, pending: Any, sums: Any) -> Any:
         )
 
     return signature(sums, pending, sums), emit
+
+
+# --- boxes of an array, copied by the tensor memory accelerator; barriers that count their bytes
+
+# A barrier is eight bytes of shared memory, made for one arrival, that of `expect_bytes`.
+make_barrier = statement("mbarrier.init.shared::cta.b64 [$0], 1;", "r,~{memory}", types.int32)
+publish_barriers = statement("fence.mbarrier_init.release.cluster;", "~{memory}")
+
+# (barrier, bytes of the boxes that this phase waits for)
+expect_bytes = statement(
+    "mbarrier.arrive.expect_tx.shared::cta.b64 _, [$0], $1;",
+    "r,r,~{memory}", types.int32, types.int32,
+)  # fmt: skip
+
+# A tensor map that the host has written to global memory, before its first use by a block.
+acquire_map = statement(
+    "fence.proxy.tensormap::generic.acquire.gpu [$0], 128;", "l,~{memory}", types.int64
+)
+
+# (shared address, address of the map, first channel, first position, batch, barrier)
+load_box = statement(
+    "cp.async.bulk.tensor.3d.shared::cluster.global.mbarrier::complete_tx::bytes "
+    "[$0], [$1, {$2, $3, $4}], [$5];",
+    "r,l,r,r,r,r,~{memory}",
+    types.int32, types.int64, types.int32, types.int32, types.int32, types.int32,
+)  # fmt: skip
+
+
+@intrinsic
+def is_complete(typing_context: Any, barrier: Any, parity: Any) -> Any:
+    """1 once the phase of this parity, 0 for the first, has all its bytes."""
+
+    def emit(context: Any, builder: ir.IRBuilder, sig: Any, values: Any) -> Any:
+        text = (
+            "{ .reg .pred p; mbarrier.try_wait.parity.shared::cta.b64 p, [$1], $2; "
+            "selp.b32 $0, 1, 0, p; }"
+        )
+        return assembly(builder, i32, values, text, "=r,r,r,~{memory}")
+
+    return signature(types.int32, types.int32, types.int32), emit

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from ..plan import direct_error_bound
@@ -21,6 +21,9 @@ ADDRESSES = ("x", "w", "bias", "y")
 
 # `padding_mode` as kernels get it.
 MODES = {"zeros": 0, "reflect": 1, "replicate": 2, "circular": 3}
+
+# Bytes of a tensor map.
+MAP_BYTES = 128
 
 # Blocks along the second and third axis of a grid.
 MAX_BLOCKS_YZ = 65535
@@ -112,12 +115,39 @@ class Site:
 
 
 @dataclass(frozen=True)
+class MapShape:
+    """A tensor map without its address: three axes, the innermost first, of 16-bit elements.
+
+    Attributes
+    ----------
+    extents : (int, int, int)
+        Elements along each axis; what a box has beyond them is zero.
+    strides : (int, int)
+        Bytes along the second and the third.
+    box : (int, int, int)
+        Elements of a box along each axis, those included that `steps` leaves out.
+    steps : (int, int, int)
+        Every how many elements are taken.
+    """
+
+    extents: tuple[int, int, int]
+    strides: tuple[int, int]
+    box: tuple[int, int, int]
+    steps: tuple[int, int, int] = (1, 1, 1)
+
+
+@dataclass(frozen=True)
 class LaunchShape:
-    """Grid, bytes of shared memory, and the value of each parameter that is no address."""
+    """Grid, bytes of shared memory, and the value of each parameter that is no address.
+
+    `maps` names the parameters that are addresses of tensor maps, with the parameter whose
+    array each describes.
+    """
 
     grid: tuple[int, int, int]
     shared: int
     values: dict[str, int]
+    maps: dict[str, tuple[str, MapShape]] = field(default_factory=dict)
 
 
 class Tile(ABC):

@@ -42,7 +42,8 @@ class CudaPlan:
         """The prepared launch; its making compiles or loads the kernel."""
         owner, ordinal = driver(), self.site.device.ordinal
         with owner.current(ordinal):
-            return Launch(owner, loaded(owner, self.tile, ordinal), self.tile, self.shape)
+            function = loaded(owner, self.tile, ordinal)
+            return Launch(owner, function, self.tile, self.shape, ordinal)
 
     def execute(self, x: int, filter: int, bias: int, y: int, stream: int) -> None:
         """Compute all of y on `stream`, which belongs to the current device."""

@@ -46,8 +46,8 @@ class SlabTile(Tile):
     width: int
     stages: int
 
-    LONG: ClassVar = ("x_n", "x_l", "y_n", "y_l")
-    SHORT: ClassVar = (
+    LONG: ClassVar[tuple[str, ...]] = ("x_n", "x_l", "y_n", "y_l")
+    SHORT: ClassVar[tuple[str, ...]] = (
         "length", "length_out", "out_channels", "group_in", "group_out", "taps", "stride",
         "dilation", "left", "mode", "has_bias", "swizzle", "slab_rows", "slabs",
     )  # fmt: skip

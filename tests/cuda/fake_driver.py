@@ -11,6 +11,7 @@ import numpy as np
 
 from numbaconv.cuda.arrays import _DLDevice, _DLTensor
 from numbaconv.cuda.kernel import Device
+from numbaconv.cuda.tensor_map import maps_of
 from tests.cuda.ptx.block import launch
 from tests.cuda.ptx.memory import GLOBAL_BASE, GlobalMemory
 from tests.cuda.ptx.program import Program
@@ -33,7 +34,8 @@ class FakeDriver:
 
     def __init__(self, capability=(8, 0), shared_memory=163 << 10, multiprocessors=4):
         self._device = Device(0, "interpreter", capability, multiprocessors, shared_memory)
-        self.launches = []
+        self.launches, self.encoded, self.later = [], [], []
+        self.capturing = set()  # streams
         self._base = GLOBAL_BASE
         self.reset()
 
@@ -43,6 +45,7 @@ class FakeDriver:
         self.sizes = {}
         self.synchronized = []
         self.launches.clear()
+        maps_of.cache_clear()
 
     def device(self, ordinal):
         if ordinal:
@@ -70,6 +73,18 @@ class FakeDriver:
 
     def to_host(self, array, address):
         array.reshape(-1).view(np.uint8)[:] = self.memory.read(address, array.nbytes)
+
+    def to_device_later(self, address, array, stream):
+        self.later.append((address, array.copy(), stream))
+
+    def is_capturing(self, stream):
+        return stream in self.capturing
+
+    def encode_map(self, base, shape):
+        """All that a map says, as the interpreter reads it."""
+        self.encoded.append((base, shape))
+        numbers = [*shape.extents, *shape.strides, 0, *shape.box, *shape.steps, base, 0]
+        return np.array(numbers + [0] * 2, np.int64).view(np.uint8)
 
     def synchronize(self, stream):
         self.synchronized.append(stream)

@@ -30,6 +30,7 @@ FAST_TILES = (
     "ffma f32 128x128, copies of 16", "mma bf16 128x128, warps of 64x64, copies of 16",
     "depthwise bf16, K=4 sliding, 16", "resident bf16, up to 32 channels, copies of 16",
     "scalar f32", "wgmma bf16 128x64, 2 warpgroups, copies of 16",
+    "tma bf16 128x64",
 )  # fmt: skip
 FAST_ARCHITECTURES = ("sm_80", "sm_90a")
 
@@ -41,6 +42,8 @@ EXPECTED = {
     "mma bf16": ("HMMA.16816.F32.BF16", "LDSM.16.MT88.4", "LDGSTS"),
     "wgmma f16": (r"HGMMA\.64x\d+x16\.F32 ", "LDGSTS", "WARPGROUP"),
     "wgmma bf16": (r"HGMMA\.64x\d+x16\.F32\.BF16", "LDGSTS", "WARPGROUP"),
+    "tma f16": (r"HGMMA\.64x\d+x16\.F32 ", "UTMALDG.3D", "SYNCS"),
+    "tma bf16": (r"HGMMA\.64x\d+x16\.F32\.BF16", "UTMALDG.3D", "SYNCS"),
     "resident tf32": ("HMMA.1688.F32.TF32", "LDSM", "LDGSTS"),
     "resident f16": ("HMMA.16816.F32 ", "LDSM.16.MT88", "LDGSTS"),
     "resident bf16": ("HMMA.16816.F32.BF16", "LDSM.16.MT88", "LDGSTS"),

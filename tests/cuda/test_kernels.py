@@ -1,5 +1,6 @@
 """Compiled kernels, interpreted: exact on small integers, at borders and interiors alike."""
 
+import re
 from contextlib import contextmanager
 
 import numpy as np
@@ -149,6 +150,36 @@ def test_dense_on_hopper(hopper, case, name):
         assert_exact(hopper, case, tiny_integers, name, ways=("host",))
 
 
+BOXES = [
+    Case(3, 64, 136, 130, padding=1, has_bias=True),
+    Case(3, 72, 64, 90, batch=2, stride=2, padding=(3, 0), has_bias=True),
+    Case(7, 128, 64, 70, dilation=5, padding=(15, 40)),
+    Case(1, 80, 16, 1, padding=(0, 3)),
+    Case(1, 64, 64, 300, stride=2),
+    Case(4, 256, 96, 60, dilation=2, padding=(6, 0), num_groups=2, has_bias=True),
+    Case(5, 88, 40, 140, stride=3, dilation=2, padding=(-3, 5)),
+    Case(2, 192, 120, 33, num_groups=3, padding="same", batch=2, padding_mode="zeros"),
+    Case(3, 64, 64, 700, stride=8, padding=(-2, -7), padding_mode="reflect"),
+    Case(11, 64, 64, 200, dilation=7, stride=5, padding="causal"),
+]
+
+
+@pytest.mark.parametrize(
+    ("case", "name"),
+    [
+        pytest.param(
+            case, name, id=f"{case} {name}",
+            marks=[] if i < 3 and name == "float16" else pytest.mark.slow,
+        )
+        for i, case in enumerate(BOXES)
+        for name in NAMES[1:]
+    ],
+)  # fmt: skip
+def test_boxes_on_hopper(hopper, case, name):
+    with only("tma"):
+        assert_exact(hopper, case, tiny_integers, name, ways=("host", "device"))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("stride", [1, 2])
 def test_the_large_tile_of_hopper(hopper, monkeypatch, stride):
@@ -158,39 +189,58 @@ def test_the_large_tile_of_hopper(hopper, monkeypatch, stride):
     )
     for case in (whole, whole.but(in_channels=70, out_channels=134)):
         x, *weights = arrays_of(case, tiny_integers, "bfloat16")
-        assert "256x128" in layer_of(case, *weights).explain(x).details["tile"]
-        with only("wgmma"):
-            assert_exact(hopper, case, tiny_integers, "bfloat16", ways=("device",))
+        for family in ("tma", "wgmma") if case.in_channels == 136 else ("wgmma",):
+            with only(family):
+                assert "256x128" in layer_of(case, *weights).explain(x).details["tile"]
+                assert_exact(hopper, case, tiny_integers, "bfloat16", ways=("device",))
 
 
 def test_who_takes_problems_on_hopper(hopper):
     cases = [Case(3, 128, 96, 50), Case(3, 32, 24, 50), Case(3, 4, 4, 50)]
-    assert [kernel_of(case, "bfloat16") for case in cases] == ["wgmma", "resident", "resident"]
+    assert [kernel_of(case, "bfloat16") for case in cases] == ["tma", "resident", "resident"]
+    for case in (
+        cases[0].but(padding=1, padding_mode="circular"), cases[0].but(in_channels=132),
+        cases[0].but(num_groups=2, in_channels=192),
+    ):  # fmt: skip
+        assert kernel_of(case, "bfloat16") == "wgmma"
     assert [kernel_of(case) for case in cases] == ["ffma", "ffma", "scalar"]
     assert kernel_of(cases[0], precision="3xtf32") == "mma"
 
 
+WAIT = "wgmma.wait_group.sync.aligned "
+
+
 @pytest.mark.parametrize(
-    ("old", "new", "fault"),
+    ("family", "old", "new", "fault"),
     [
-        ("fence.proxy.async", "//", "not visible to the asynchronous proxy"),
-        ("bar.sync", "//", "race"),
-        ("wgmma.wait_group.sync.aligned 1", "wgmma.wait_group.sync.aligned 3", "factor of a"),
-        ("cp.async.wait_group 1", "cp.async.wait_group 2", "nobody has written"),
+        ("wgmma", "fence.proxy.async", "//", "not visible to the asynchronous proxy"),
+        ("wgmma", "bar.sync", "//", "race"),
+        ("wgmma", f"{WAIT}1", f"{WAIT}3", "a factor of a product changed"),
+        ("wgmma", "cp.async.wait_group 1", "cp.async.wait_group 2", "nobody has written"),
+        ("tma", f"{WAIT}1", f"{WAIT}3", "a factor of a product changed"),
+        (
+            "tma",
+            r"mbarrier.try_wait\S* p, \S+ (\S+);",
+            r"setp.eq.u32 p,\1,\1;",
+            "nobody has written",
+        ),
+        ("tma", r"mbarrier\.init", "//", "nobody has made"),
+        ("tma", "cp.async.bulk.tensor", "//", "nothing is on its way"),
     ],
 )
-def test_faults_planted_on_hopper_are_found(hopper, monkeypatch, old, new, fault):
+def test_faults_planted_on_hopper_are_found(hopper, monkeypatch, family, old, new, fault):
     def mutated(tile, architecture):
         entry, text = ptx_of(tile)
-        assert old in text
-        return Image(entry, text.replace(old, new).encode())
+        text, count = re.subn(old, new, text)
+        assert count
+        return Image(entry, text.encode())
 
     monkeypatch.setattr(compiler, "image", mutated)
     monkeypatch.setattr(driver, "_driver", FakeDriver((9, 0), 227 << 10))
     execute.plan_for.cache_clear()
     case = Case(3, 256, 64, 60)
     x, *weights = arrays_of(case, tiny_integers, "bfloat16")
-    with only("wgmma"), pytest.raises(InterpreterError, match=fault):
+    with only(family), pytest.raises(InterpreterError, match=fault):
         layer_of(case, *weights)(x)
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from numbaconv.cuda import compiler
 from numbaconv.cuda.compiler import Architecture, Image
-from numbaconv.cuda.dense import FFMA
+from numbaconv.cuda.dense import FFMA, TMA
 from numbaconv.cuda.driver import CudaError, Driver, Function
 from numbaconv.cuda.kernel import ADDRESSES, Device, Operand, Site
 from numbaconv.cuda.launch import Launch
@@ -21,6 +21,9 @@ DEVICE = Device(0, "none", (9, 0), 132, 227 << 10)
 PROBLEM = ConvProblem(Geometry(3, 64, 64, padding=1), 2, 500, np.dtype(np.float32))
 OPERAND = Operand((500 * 256, 256, 4), 16)
 SITE = Site(DEVICE, OPERAND, OPERAND, Operand((64 * 256, 256, 4), 16), Operand((4,), 16))
+HALVES = ConvProblem(Geometry(3, 64, 64, stride=2, padding=1), 2, 500, np.dtype(np.float16))
+HALF = Operand((500 * 128, 128, 2), 16)
+SITE_OF_HALVES = Site(DEVICE, HALF, HALF, Operand((64 * 128, 128, 2), 16), Operand((2,), 16))
 
 
 class Library:
@@ -42,8 +45,9 @@ class Library:
 
 def make_launch(library, family=FFMA):
     driver = Driver(library)
-    tile = family.tile(PROBLEM, SITE)
-    shape = family.launch_shape(PROBLEM, SITE, tile)
+    problem, site = (HALVES, SITE_OF_HALVES) if family is TMA else (PROBLEM, SITE)
+    tile = family.tile(problem, site)
+    shape = family.launch_shape(problem, site, tile)
     return Launch(driver, Function(ctypes.c_void_p(1), None), tile, shape), tile, shape
 
 
@@ -63,6 +67,51 @@ def test_parameters_are_those_of_the_kernel(family):
     ]
     values = shape.values | {"x": 11, "w": 22, "bias": 33, "y": 44}
     assert seen == [values[name] for name in tile.parameters()]
+
+
+# --- tensor maps
+
+
+def encoded(library):
+    return [arguments for name, arguments in library.calls if name == "cuTensorMapEncodeTiled"]
+
+
+def test_a_map_is_written_once_for_each_array():
+    library = Library()
+    launch, *_ = make_launch(library, TMA)
+    for x in (1 << 20, 1 << 20, 1 << 21, 1 << 20):
+        launch(x, 1 << 22, 0, 1 << 23, 0)
+    first, filter, second = encoded(library)
+    assert [arguments[3].value for arguments in (first, filter, second)] == [
+        1 << 20, 1 << 22, 1 << 21,
+    ]  # fmt: skip
+    assert first[1:3] == (1, 3)  # 16 bits, three axes
+    assert list(first[4]) == [64, 500, 2]
+    assert list(first[5]) == [128, 500 * 128]
+    channels, positions, batch = first[6]
+    assert (channels, positions % 16, batch) == (64, 0, 1)  # whole eights of every second
+    assert list(first[7]) == [1, 2, 1]
+    assert list(filter[4]) == [64, 64, 3]
+    assert list(filter[5]) == [128, 64 * 128]
+    assert list(filter[6]) == [64, 64, 1]
+    assert first[8:] == (0, 3, 3, 0)  # swizzled by 128 bytes, zeros beyond
+    assert first[0].value % 64 == 0
+
+
+def test_a_graph_that_is_captured_copies_maps_of_its_own():
+    library = Library()
+
+    def capturing(stream, status):
+        status._obj.value = int(stream.value == 7)
+        return 0
+
+    library.cuStreamIsCapturing = capturing
+    launch, *_ = make_launch(library, TMA)
+    for stream, writes in ((7, 2), (7, 4), (8, 6), (7, 6)):  # known maps serve graphs too
+        launch(1 << 20, 1 << 22, 0, 1 << 23, stream)
+        assert len(encoded(library)) == writes
+    later = [call for call in library.calls if call[0] == "cuMemcpyHtoDAsync_v2"]
+    assert [arguments[3].value for _, arguments in later] == [7] * 4
 
 
 def test_shared_memory_above_the_default_is_asked_for_once():
@@ -112,9 +161,11 @@ def test_threads_do_not_mix_their_addresses():
     assert seen == {(n, -n) for n in range(1, 5)}
 
 
-def test_a_launch_takes_at_most_five_microseconds_of_python():
+@pytest.mark.parametrize("family", [FFMA, TMA], ids=lambda family: family.name)
+def test_a_launch_takes_at_most_five_microseconds_of_python(family):
     """With a C function of the same signature in the driver's place, which returns at once."""
-    launch, *_ = make_launch(Library())
+    launch, *_ = make_launch(Library(), family)
+    launch(1, 2, 3, 4, 0)
     stub = ctypes.CDLL(None).getppid  # ignores what it is given
     stub.argtypes = [ctypes.c_void_p, *[ctypes.c_uint] * 7, *[ctypes.c_void_p] * 3]
     stub.restype = None  # and what it returns is no error

@@ -8,7 +8,7 @@ from collections import defaultdict
 
 import numpy as np
 
-from tests.cuda.ptx import arithmetic, warp, warpgroup
+from tests.cuda.ptx import arithmetic, boxes, warp, warpgroup
 from tests.cuda.ptx.memory import SHARED_BASE, SharedMemory
 from tests.cuda.ptx.program import InterpreterError
 from tests.cuda.ptx.values import SIGNED, UNSIGNED, bits_of, dtype_of, unsigned
@@ -45,12 +45,17 @@ class Block:
         self.is_alive = np.ones(threads, bool)
         self.is_waiting = np.zeros(threads, bool)
         self.open_copies, self.copy_groups = [], []
+        self.barriers = {}  # by address, see `boxes`
         self.open_products, self.product_groups = {}, defaultdict(list)  # of warpgroups
         self.functions = [self._function(code) for code in program.code]
 
     def _function(self, code):
         if code.name in ("ld", "st"):
             return {"ld": load, "st": store}[code.name]
+        if code.opcode.startswith("cp.async.bulk.tensor"):
+            return boxes.load
+        if code.name == "mbarrier":
+            return boxes.barrier
         if code.opcode.startswith("cp.async"):
             return copy_async
         if code.name == "ldmatrix":
