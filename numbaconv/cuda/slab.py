@@ -98,9 +98,31 @@ place = r
 turn = int32(r >> swizzle)
 """
 
-    def publish_text(self) -> str:
-        """Source that shows a thread's own copies to whoever reads them, if a barrier does not."""
-        return "pass"
+    def begin_text(self) -> str:
+        """Source that sets `slab_bytes`, and what `fetch_text` needs."""
+        return f"""
+slab_bytes = int32(slab_rows * {self.CHUNK})
+xg = x + batch * x_n + int64(group * group_in) * {self.storage.size}
+wg = w + int64(group * group_out) * {self.storage.size}
+"""
+
+    def fetch_text(self) -> str:
+        """Source that begins the copies of one step; `next_*` say which, and where to."""
+        return f"""
+if next_tap == 0:
+    copy_x(int32(slab0 + next_slab * slab_bytes), xg, next_channel, first, slab_rows, thread,
+           x_l, length, mode, group_in, stride, swizzle)
+copy_w(int32(ring + next_stage * {self.stage_bytes}), wg, next_tap, next_channel, n0, thread,
+       group_in, group_out, out_channels)
+"""
+
+    def commit_text(self) -> str:
+        """Source that ends the copies of a step, if there were any."""
+        return "commit()"
+
+    def arrive_text(self) -> str:
+        """Source that waits until the thread's own copies of step `i` have arrived."""
+        return "wait()"
 
     def place_text(self) -> str:
         """Where byte `b` of row `k` of a filter tile lies in that row."""
@@ -149,13 +171,16 @@ turn = int32(r >> swizzle)
             "store_one": instructions.store_element(self.storage),
             **self.helpers(),
         }  # fmt: skip
-        parts = {
+        for name, text in self.parts().items():
+            space[name] = frontend.device_function(frontend.define(name, text, space))
+        return frontend.define("conv_slab", kernel_text(self), space)
+
+    def parts(self) -> dict[str, str]:
+        """Sources of the functions that the kernel calls."""
+        return {
             "copy_x": copy_x_text(self), "copy_w": copy_w_text(self),
             "multiply": self.multiply_text(), "finish": finish_text(self),
         }  # fmt: skip
-        for name, text in parts.items():
-            space[name] = frontend.device_function(frontend.define(name, text, space))
-        return frontend.define("conv_slab", kernel_text(self), space)
 
     @property
     def words_of_store(self) -> int:
@@ -257,14 +282,10 @@ def finish_text(tile: Any) -> str:
     return "\n".join(lines) + "\n"
 
 
-# Copies for the step that is `stages - 1` ahead; `next_*` say which one that is.
-FETCH = """
+# Copies for the step that is `ahead` of this one; `next_*` say which one that is.
+ADVANCE = """
 if {condition}:
-    if next_tap == 0:
-        copy_x(int32(slab0 + next_slab * slab_bytes), xg, next_channel, first, slab_rows, thread,
-               x_l, length, mode, group_in, stride, swizzle)
-    copy_w(int32(ring + next_stage * {stage_bytes}), wg, next_tap, next_channel, n0, thread,
-           group_in, group_out, out_channels)
+    {fetch}
     next_stage = int32(next_stage + 1)
     if next_stage == {stages}:
         next_stage = int32(0)
@@ -275,7 +296,7 @@ if {condition}:
         next_slab = int32(next_slab + 1)
         if next_slab == slabs:
             next_slab = int32(0)
-commit()
+{commit}
 """
 
 KERNEL = """
@@ -291,11 +312,9 @@ def conv_slab({parameters}):
     batch = int64(cuda.blockIdx.z)
     ring = shared_address(shared)
     slab0 = int32(ring + {ring_bytes})
-    slab_bytes = int32(slab_rows * {chunk_bytes})
-    xg = x + batch * x_n + int64(group * group_in) * {size}
-    wg = w + int64(group * group_out) * {size}
     first = int32(m0 * stride - left)
     steps = int32(((group_in + {chunk} - 1) // {chunk}) * taps)
+    {begin}
     {corner}
 
     next_stage = int32(0)
@@ -303,16 +322,15 @@ def conv_slab({parameters}):
     next_channel = int32(0)
     next_slab = int32(0)
     for i in range({ahead}):
-        {fetch_first}
+        {advance_first}
     sums = zeros({sums})
     tap = int32(0)
     stage = int32(0)
     slab = int32(0)
     for i in range(steps):
-        wait()
-        {publish}
+        {arrive}
         cuda.syncthreads()
-        {fetch}
+        {advance}
         sums = multiply(
             sums, int32(slab0 + slab * slab_bytes), int32(ring + stage * {stage_bytes}),
             int32(row * stride + tap * dilation), column, lane, stride, swizzle, slab_rows,
@@ -366,18 +384,22 @@ def indented(text: str, spaces: int) -> str:
 
 
 def kernel_text(tile: SlabTile) -> str:
-    numbers = {
-        "stage_bytes": tile.stage_bytes, "stages": tile.stages,
-        "chunk": tile.chunk_channels,
-    }  # fmt: skip
-    ahead, repair = tile.ahead, tile.repair_text()
-    check = "is_whole = is_finite(sums)" if repair else "pass"
+    repair = tile.repair_text()
+
+    def advance(condition: str) -> str:
+        text = ADVANCE.format(
+            condition=condition, fetch=indented(tile.fetch_text(), 4), commit=tile.commit_text(),
+            stages=tile.stages, chunk=tile.chunk_channels,
+        )  # fmt: skip
+        return indented(text, 8)
+
     return KERNEL.format(
         parameters=", ".join(tile.parameters()), rows=tile.rows, columns=tile.columns,
-        ring_bytes=tile.ring_bytes, chunk_bytes=tile.CHUNK, size=tile.storage.size,
-        alignment=tile.ALIGNMENT, publish=tile.publish_text(), sums=tile.sums, ahead=ahead,
-        corner=indented(tile.corner_text(), 4),
-        own=indented(tile.own_text(), 4), check=check, repair=indented(repair or "pass", 4),
-        fetch_first=indented(FETCH.format(condition="i < steps", **numbers), 8),
-        fetch=indented(FETCH.format(condition=f"i + {ahead} < steps", **numbers), 8), **numbers,
+        ring_bytes=tile.ring_bytes, stage_bytes=tile.stage_bytes, stages=tile.stages,
+        chunk=tile.chunk_channels, size=tile.storage.size, alignment=tile.ALIGNMENT,
+        sums=tile.sums, ahead=tile.ahead, begin=indented(tile.begin_text(), 4),
+        corner=indented(tile.corner_text(), 4), arrive=indented(tile.arrive_text(), 8),
+        own=indented(tile.own_text(), 4), repair=indented(repair or "pass", 4),
+        check="is_whole = is_finite(sums)" if repair else "pass",
+        advance_first=advance("i < steps"), advance=advance(f"i + {tile.ahead} < steps"),
     )  # fmt: skip

@@ -87,8 +87,8 @@ turn = place
     def place_text(self) -> str:
         return f"((b >> 7) * {BLOCK_BYTES}) | ((((b >> 4) & 7) ^ (k & 7)) << 4) | (b & 15)"
 
-    def publish_text(self) -> str:
-        return "publish()"
+    def arrive_text(self) -> str:
+        return "wait()\npublish()"
 
     def corner_text(self) -> str:
         return f"""
