@@ -13,6 +13,7 @@ import json
 import math
 from collections import defaultdict
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from ... import _threads
 from ...problem import ConvProblem
@@ -20,6 +21,9 @@ from ..target import Target
 from .blocking import TransformBlocking, transform_blocking
 from .folding import Folding
 from .scheme import Scheme
+
+if TYPE_CHECKING:
+    from ..family import Blocking
 
 Candidate = tuple[Scheme, Folding]
 Counts = dict[str, float]
@@ -33,10 +37,6 @@ LEAST_FLOPS = 400_000
 # Bytes of a filter or spectrum that come from memory in a nanosecond, and nanoseconds of a slot:
 # where few positions share a long filter, the multiply-adds do not hide the reading.
 STREAM_RATE, SLOT = 8.0, 0.18
-
-# The share of stalls that is counted beyond those that were measured: there the same layer ran
-# again and again, in a program others come between and leave less in the last cache.
-COLD = 0.25
 
 # How many times L2 planes or spectra are from which they cost more than others beyond L2.
 FAR_SIZE = 4
@@ -133,13 +133,19 @@ def window_tiles(blocking: TransformBlocking) -> int:
     return min(blocking.total_tiles, blocking.problem.batch * tiling.residues * ends)
 
 
-def direct_counts(problem: ConvProblem, target: Target) -> tuple[str, Counts]:
-    """The kernel that sums directly, and what it does in one call."""
+def direct_blocking(problem: ConvProblem, target: Target) -> Blocking:
+    """The sizes of the kernel that sums directly."""
     from ..families import FAMILIES
     from ..family import blocking_for
 
     family = next(f for f in FAMILIES if f.declines(problem, target) is None)
-    blocking = blocking_for(problem, target, family)
+    return blocking_for(problem, target, family)
+
+
+def direct_counts(problem: ConvProblem, target: Target) -> tuple[str, Counts]:
+    """The kernel that sums directly, and what it does in one call."""
+    blocking = direct_blocking(problem, target)
+    family = blocking.family
     geometry, positions = problem.geometry, problem.batch * problem.length_out
     itemsize = problem.dtype.itemsize
     counts: Counts = defaultdict(float)
@@ -202,7 +208,7 @@ def estimate(problem: ConvProblem, target: Target, scheme: Scheme, folding: Fold
     threads = _threads.max_threads()
     blocking = transform_blocking(problem, target, scheme, folding, threads)
     counts = transform_counts(blocking)
-    time = total(prices("transform", problem) or {}, counts) + COLD * counts["stall"]
+    time = total(prices("transform", problem) or {}, counts)
     time /= blocking.workers(threads)
     if problem.filter_is_new:
         time += costs()["filter"]["elements"] * blocking.group_weights * folding.groups
@@ -215,7 +221,8 @@ def direct_estimate(problem: ConvProblem, target: Target) -> float | None:
     known = prices(name, problem)
     if known is None:
         return None
-    return (total(known, counts) + COLD * counts["stall"]) / _threads.max_threads()
+    workers, _ = direct_blocking(problem, target).workers(_threads.max_threads())
+    return total(known, counts) / workers
 
 
 @functools.lru_cache(maxsize=4096)
