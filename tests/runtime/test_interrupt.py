@@ -4,12 +4,16 @@ import os
 
 import pytest
 
-INTERRUPT = """
+# A shell that starts the tests in the background has them ignore SIGINT.
+LISTEN = "signal.signal(signal.SIGINT, signal.default_int_handler)"
+
+INTERRUPT = f"""
 import os, signal, threading, time
 import numpy as np
 from tests.runtime import work
 
-layer, x = work.long_call(0.7, threads={threads})
+{LISTEN}
+layer, x = work.long_call(0.7, threads={{threads}})
 expected = layer(x)
 out = np.full_like(expected, np.nan)
 sent = []
@@ -41,9 +45,10 @@ def test_an_interrupt_arrives_after_the_kernel(python, threads):
 @pytest.mark.parametrize("layer", ["workqueue", "omp"])
 @pytest.mark.slow
 def test_interrupts_leave_no_lock_behind(python, layer):
-    code = """
+    code = f"""
 import os, signal, threading, time
 from tests.runtime import work
+{LISTEN}
 layer, x = work.long_call(0.1)
 caught = 0
 for _ in range(10):
