@@ -456,7 +456,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     ]
     print("\n".join(lines))
     if options.readme is not None:
-        rewrite(options.readme, "dense", "\n".join(["```", *heading, *lines, "```"]))
+        short = [line.partition(": ")[0] if "layers below" in line else line for line in lines]
+        rewrite(options.readme, "dense", "\n".join(["```", *heading, *short, "```"]))
     if options.json:
         path = ROOT / "benchmarks" / "results" / f"dense-{host().isa}.json"
         path.parent.mkdir(exist_ok=True)
