@@ -45,13 +45,23 @@ def fake(session_driver):
 
 @pytest.fixture
 def hopper(monkeypatch):
-    """As `fake`, for one test: a device of compute capability 9.0."""
+    """As `gpu`, for one test: a device of compute capability 9.0."""
+    if is_on_hardware():
+        if driver.driver().device(0).capability != (9, 0):
+            pytest.skip("the GPU is no Hopper")
+        yield Hardware()
+        return
     made = FakeDriver((9, 0), 227 << 10)
     monkeypatch.setattr(driver, "_driver", made)
     monkeypatch.setattr(compiler, "image", interpreted)
     execute.plan_for.cache_clear()
     yield made
     execute.plan_for.cache_clear()
+
+
+def is_on_hardware():
+    """Whether `make gpu` runs the tests."""
+    return os.environ.get("NUMBACONV_TEST_DEVICE") == "cuda"
 
 
 class Hardware:
@@ -74,6 +84,6 @@ class Hardware:
 @pytest.fixture(scope="module")
 def gpu(request):
     """The fake driver; with NUMBACONV_TEST_DEVICE=cuda, as `make gpu` sets it, a real GPU."""
-    if os.environ.get("NUMBACONV_TEST_DEVICE") == "cuda":
+    if is_on_hardware():
         return Hardware()
     return request.getfixturevalue("fake")
