@@ -179,7 +179,8 @@ class Tma(SlabFamily):
     def launch_shape(self, problem: ConvProblem, site: Site, tile: Any) -> LaunchShape:
         plain, g = super().launch_shape(problem, site, tile), problem.geometry
         _, rows = tile.boxes(g.stride, g.span)
-        plain.values.update(phases=tile.phases(g.stride, g.span), box_rows=rows, x_map=0, w_map=0)
+        phases = tile.phases(g.stride, g.span, g.kernel_size)
+        plain.values.update(phases=phases, box_rows=rows, x_map=0, w_map=0)
         extents = (g.in_channels, problem.cropped_length, problem.batch)
         # An axis of one entry may have any stride, and a map wants 16 bytes at least.
         strides = (max(16, site.x.strides[1]), max(16, site.x.strides[0]))

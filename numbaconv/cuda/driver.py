@@ -198,6 +198,8 @@ class Driver:
             "cuMemcpyHtoD_v2", ctypes.c_uint64(address), ctypes.c_void_p(array.ctypes.data),
             ctypes.c_size_t(array.nbytes),
         )  # fmt: skip
+        # From pageable memory it may return early, and other streams do not wait for it.
+        self.synchronize(0)
 
     def to_device_later(self, address: int, array: np.ndarray[Any, Any], stream: int) -> None:
         """Copy a contiguous array, which must live until then, when `stream` comes to it."""

@@ -46,12 +46,13 @@ class TmaTile(WgmmaTile):
         return stride * count * rows
 
     @staticmethod
-    def phases(stride: int, span: int) -> int:
-        """Phases that some tap needs."""
-        return min(stride, span)
+    def phases(stride: int, span: int, taps: int) -> int:
+        """Phases up to the last that some tap needs."""
+        dilation = (span - 1) // max(1, taps - 1)
+        return max(t * dilation % stride for t in range(min(taps, stride))) + 1
 
     def shared(self, stride: int, span: int, taps: int) -> int:
-        slab = self.slab_rows(stride, span) // stride * self.phases(stride, span) * self.CHUNK
+        slab = self.slab_rows(stride, span) // stride * self.phases(stride, span, taps) * self.CHUNK
         return self.ring_bytes + self.slab_count(taps) * slab + 8 * self.stages
 
     def x_map(self, extents: tuple[int, int, int], strides: tuple[int, int], stride: int,

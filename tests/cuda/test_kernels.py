@@ -161,6 +161,8 @@ BOXES = [
     Case(2, 192, 120, 33, num_groups=3, padding="same", batch=2, padding_mode="zeros"),
     Case(3, 64, 64, 700, stride=8, padding=(-2, -7), padding_mode="reflect"),
     Case(11, 64, 64, 200, dilation=7, stride=5, padding="causal"),
+    Case(3, 64, 64, 200, dilation=2, stride=2),
+    Case(4, 64, 64, 200, dilation=6, stride=4),
 ]
 
 
