@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import functools
 import sys
-from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -14,11 +14,15 @@ from .layer import Conv1D
 from .problem import DTYPES, ConvProblem, as_dtype
 from .weights import Weights
 
+if TYPE_CHECKING:
+    from .cpu.transform.cost import Candidate
+    from .plan import Plan
+
 Job = tuple[str, Callable[[], Any]]
 
 
 # Positions beyond the kernel, from short inputs to long ones, among which `auto` may choose anew.
-LENGTHS = (64, 256, 1024, 4096, 16384)
+LENGTHS = tuple(8 * 2**i for i in range(14))
 
 
 def jobs_of_layer(layer: Conv1D) -> Iterator[Job]:
@@ -29,36 +33,45 @@ def jobs_of_layer(layer: Conv1D) -> Iterator[Job]:
         shape = (1, layer.in_channels, length) if layer.permute else (1, length, layer.in_channels)
         yield f"{layer}", lambda: layer(np.zeros(shape, layer.dtype))
         return
-    kernels = set()
+    from .cpu.transform.methods import METHODS, likely
+
+    seen = set()
     for more in LENGTHS:
         problem = layer._problem(1, reach + more)
-        kernel = dispatch.chosen(problem).name
-        if kernel in TRANSFORMS or kernel not in kernels:
-            kernels.add(kernel)
-            yield f"{layer}", functools.partial(prepare, layer, problem, kernel in TRANSFORMS)
-            yield (
-                f"launchers of {layer.dtype}",
-                functools.partial(compile_launchers, layer.dtype, kernel in TRANSFORMS),
-            )
+        kernel = dispatch.chosen(problem)
+        transforms = kernel in METHODS
+        candidates: Sequence[Candidate | None] = [None]
+        if transforms:
+            candidates = likely(problem, dispatch.cpu_target())
+        for candidate in candidates:
+            key = candidate or kernel.name
+            if key not in seen:
+                seen.add(key)
+                yield f"{layer}", functools.partial(prepare, layer, problem, candidate)
+        launchers = functools.partial(compile_launchers, layer.dtype, transforms)
+        yield f"launchers of {layer.dtype}", launchers
 
 
-# Kernels of `dispatch` with launchers of their own, and a choice of sizes.
-TRANSFORMS = ("winograd", "fft")
-
-
-def prepare(layer: Conv1D, problem: ConvProblem, transforms: bool) -> None:
+def prepare(layer: Conv1D, problem: ConvProblem, candidate: Candidate | None) -> None:
     """Plan a call on plain arrays, which compiles all it needs, and packs the weights.
 
     Spectra are made for a copy and dropped: not every length will be called.
     """
-    weights = layer._weights
-    if transforms:
-        weights = Weights(weights.geometry, weights.filter, weights.bias)
+    weights, target = layer._weights, dispatch.cpu_target()
+    plan: Plan
+    if candidate is None:
+        plan = dispatch.make_plan(problem, weights)
+    else:
+        from .cpu.transform.plan import TransformPlan
+
+        copied = Weights(weights.geometry, weights.filter, weights.bias)
+        plan = TransformPlan(problem, copied, target, *candidate)
     x_shape = (problem.batch, problem.length, layer.in_channels)
     strides = [np.empty(shape, layer.dtype).strides for shape in (x_shape, problem.out_shape)]
-    dispatch.make_plan(problem, weights).bind(*strides)
+    plan.bind(*strides)
 
 
+@functools.cache
 def compile_launchers(dtype: np.dtype[Any], transforms: bool) -> None:
     """The launchers, for plain arrays and for addresses, and what other layouts are copied by."""
     from numba import from_dtype
@@ -98,6 +111,8 @@ def jobs_of_dtype(dtype: np.dtype[Any]) -> Iterator[Job]:
     for inputs, outputs, groups in shapes:
         layer = Conv1D(3, inputs, outputs, dtype, num_groups=groups, algorithm="direct")
         yield from jobs_of_layer(layer)
+    # What all transforms share; each layer has tiles of its own, 0.3 s each.
+    yield from jobs_of_layer(Conv1D(3, 4 * lanes, 4 * lanes, dtype, algorithm="winograd"))
 
 
 def with_progress(jobs: list[Job], progress: bool | None) -> Iterable[Job]:
@@ -122,8 +137,8 @@ def warmup(*what: Any, progress: bool | None = None) -> None:
         Layers whose kernels are needed, or dtypes (float32, float64) for the common
         kernels of that precision: all but those of unusual small groups, of depthwise and
         narrow layers whose stride differs from their dilation, of channel-first arrays, of one
-        dilated channel, of outputs of 16 MiB and more, and transforms, of which a layer
-        needs few. Nothing stands for both.
+        dilated channel, of outputs of 16 MiB and more, and the tiles of transforms, of which
+        a layer needs few. Nothing stands for both.
     progress : bool, optional
         Whether to show a progress bar; by default on a terminal. It needs tqdm.
 

@@ -120,3 +120,15 @@ def ffts(folding: Folding) -> Iterator[Candidate]:
 
 
 METHODS = (Method("winograd"), Method("fft"))
+
+# How much slower than the best a scheme may be estimated to be and yet be taken at lengths near.
+NEARLY = 1.25
+
+
+def likely(problem: ConvProblem, target: Target) -> list[Candidate]:
+    """The best schemes and foldings, one of which a problem of nearly that length takes."""
+    methods = [m for m in METHODS if problem.algorithm in ("auto", m.name)]
+    candidates = [c for method in methods for c in method.candidates(problem)]
+    times = [cost.estimate(problem, target, *candidate) for candidate in candidates]
+    pairs = zip(candidates, times, strict=True)
+    return [candidate for candidate, time in pairs if time <= NEARLY * min(times)]
