@@ -30,6 +30,7 @@ from numbaconv.cpu.transform.folding import Folding
 from numbaconv.cpu.transform.methods import METHODS
 from numbaconv.cpu.transform.plan import TransformPlan
 from numbaconv.cpu.transform.scheme import Scheme
+from numbaconv.cpu.transform.scheme import spectrum_size as scheme_spectrum_size
 from numbaconv.dispatch import cpu_target, make_plan
 from numbaconv.problem import ConvProblem, Geometry
 
@@ -141,9 +142,10 @@ def candidates(problem: ConvProblem) -> list[tuple[Scheme, Folding]]:
     return [c for c in best if found[c] < 2.5 * found[best[0]]]
 
 
-def spectrum_size(problem: ConvProblem, scheme: Scheme, folding: Folding) -> float:
-    columns = folding.groups * max(folding.columns, 16)
-    return scheme.macs(folding.depth) * columns * problem.dtype.itemsize
+def spectrum_size(problem: ConvProblem, scheme: Scheme, folding: Folding) -> int:
+    columns = max(folding.columns, 16)
+    size = folding.groups * scheme_spectrum_size(scheme, folding.depth, columns)
+    return size * problem.dtype.itemsize
 
 
 def label(scheme: Scheme, folding: Folding) -> str:
@@ -317,6 +319,8 @@ def main() -> None:
                 measured.append(measure(layer))
             if time.perf_counter() - begin > arguments.seconds:
                 break
+        order = {layer["name"]: i for i, layer in enumerate(layers)}
+        measured.sort(key=lambda layer: order[layer["name"]])
         DATA.write_text("[\n" + ",\n".join(map(json.dumps, measured)) + "\n]\n")
         print(f"{len(measured)} of {len(layers)} layers")
     elif arguments.step == "fit":

@@ -22,7 +22,7 @@ from .memory import call_address, copy_block, data, keep, offset, pointer, recor
 from .window import fill_window
 
 
-@_jit.jit
+@_jit.inner
 def compute_run(
     element, call, source, row, tap, channel, is_window, is_merged, y, rows, first, last, stage
 ):  # fmt: skip
@@ -62,7 +62,7 @@ def compute_run(
             )  # fmt: skip
 
 
-@_jit.jit
+@_jit.inner
 def share(total, worker, workers, multiple):
     """The first item of `worker`'s share of `total`, a multiple of the tile."""
     if worker == workers:
@@ -70,7 +70,7 @@ def share(total, worker, workers, multiple):
     return total * worker // workers // multiple * multiple
 
 
-@_jit.jit
+@_jit.inner
 def compute_positions(element, call, x, y, first, last, first_panel, last_panel):
     """Positions first … last-1, counted through the batch, for some of the panels."""
     c = record(call, 0, "call")
@@ -89,7 +89,7 @@ def compute_positions(element, call, x, y, first, last, first_panel, last_panel)
     keep(stage_buffer)
 
 
-@_jit.jit
+@_jit.inner
 def compute_band(
     element, call, x, y, band, first_panel, last_panel, first, last, window, stage
 ):  # fmt: skip
@@ -172,7 +172,7 @@ def _address(array):
     return lambda array: array
 
 
-@_jit.jit
+@_jit.inner
 def overlap(call, x, y):
     """Whether the memory that x and y span has a byte in common."""
     c = record(call, 0, "call")

@@ -171,7 +171,7 @@ def lanes_of(typingctx, base):
     return types.int64(base), codegen
 
 
-@_jit.jit
+@_jit.inner
 def clear_block(target, target_row, target_column, rows, columns):
     """target[r, c] = 0 where rows or columns are contiguous."""
     if target_column != 1:
@@ -182,7 +182,7 @@ def clear_block(target, target_row, target_column, rows, columns):
         clear(offset(target, r * target_row), columns)
 
 
-@_jit.jit
+@_jit.inner
 def copy_block(
     copier, target, target_row, target_column, source, source_row, source_column, rows, columns
 ):  # fmt: skip

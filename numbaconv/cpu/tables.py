@@ -50,14 +50,14 @@ TRANSFORM = int64_fields(
     "points", "outputs", "phases", "residues", "unit", "row_positions",
     "in_channels", "out_channels", "groups", "depth",  # channels of one group
     "lanes", "is_x_in_place", "is_y_in_place",
-    "positions", "long_classes", "long_tiles", "short_tiles", "row_tiles",  # see Tiling
+    "positions", "short_tiles", "row_tiles",  # see Tiling
     "total_tiles", "block_tiles",
-    "v_row", "v_plane", "v_size", "m_row", "m_plane", "m_size", "copier",
+    "v_row", "v_plane", "v_size", "m_row", "m_plane", "m_size", "is_stacked", "copier",
     "prefetched_rows",
 )  # fmt: skip
 
 # One GEMM of a transform: which planes it reads and writes, and its matrix.
-PRODUCT = int64_fields("terms", "x_plane", "y_plane", "weights")
+PRODUCT = int64_fields("terms", "stacked", "x_plane", "y_plane", "weights")
 
 TABLES = {
     "call": CALL, "panel": PANEL, "block": BLOCK, "transform": TRANSFORM, "product": PRODUCT,

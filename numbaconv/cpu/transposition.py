@@ -146,7 +146,7 @@ def unzip_planes(typingctx, target, plane, source, count):
     return types.void(target, types.int64, source, count), codegen
 
 
-@_jit.jit
+@_jit.inner
 def zip_rows(target, source, plane, rows, count):
     """target[r*count + c] = source[c*plane + r] for whole vectors of r; return how many r."""
     lanes = lanes_of(target)
@@ -164,7 +164,7 @@ def zip_rows(target, source, plane, rows, count):
     return whole
 
 
-@_jit.jit
+@_jit.inner
 def unzip_rows(target, plane, source, rows, count):
     """target[c*plane + r] = source[r*count + c] for whole vectors of r; return how many r."""
     lanes = lanes_of(target)
@@ -182,7 +182,7 @@ def unzip_rows(target, plane, source, rows, count):
     return whole
 
 
-@_jit.jit
+@_jit.inner
 def transpose(target, target_row, source, source_column, rows, columns):
     """target[r*target_row + c] = source[r + c*source_column], by squares and their remainders."""
     lanes = lanes_of(target)

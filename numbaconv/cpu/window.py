@@ -69,7 +69,7 @@ def window_shape(
     return WindowShape(stride, dilation, 1, 0, 0, span, stride)
 
 
-@_jit.jit
+@_jit.inner
 def padded_source(index, length, mode):
     """The position of x that stands at `index` of the padded signal, -1 for a zero."""
     if 0 <= index < length:
@@ -83,7 +83,7 @@ def padded_source(index, length, mode):
     return -1
 
 
-@_jit.jit
+@_jit.inner
 def fill_strip(
     copier, target, target_row, target_channel, x, x_row, x_channel, channels,
     length, first, rows, mode,
@@ -106,7 +106,7 @@ def fill_strip(
     )  # fmt: skip
 
 
-@_jit.jit
+@_jit.inner
 def fill_border(
     target, target_row, target_channel, x, x_row, x_channel, channels, length,
     first, begin, end, mode,
@@ -124,7 +124,7 @@ def fill_border(
             store(target, row + c * target_channel, value)
 
 
-@_jit.jit
+@_jit.inner
 def fill_window(window, call, x, origin, outputs, first_channel):
     """Write the receptive field of `outputs` outputs, the first at `origin` of the signal.
 

@@ -184,7 +184,7 @@ def copies(isa: str, transform: Transform) -> Fraction:
     if not is_straight(transform):
         return Fraction(1)  # too long for either, and half of its stores go to scratch
     scheme = transform.scheme
-    rows = scheme.outputs(1) if transform.direction == "inverse" else scheme.planes
+    rows = scheme.outputs(1) if transform.direction == "inverse" else scheme.input_planes
     stored = most_on_a_path(assembly(isa, transform), lambda line: bytes_stored(isa, line))
     return Fraction(stored, rows * ISAS[isa].vector_bytes)
 
@@ -218,8 +218,14 @@ def test_arithmetic_is_that_of_the_algorithm(isa, transform):
 
 @pytest.mark.parametrize("isa, transform", FUSING)
 def test_few_signs_are_flipped(isa, transform):
-    """At most one for five operations: NEON has no a·b - c, which butterflies ask for."""
+    """At most one for five operations: NEON has no a·b - c, which butterflies ask for.
+
+    A product of four has a plane of imaginary parts with their signs flipped.
+    """
     flips = executed(isa, transform, sign_flips(isa, transform.bits))
+    scheme = transform.scheme
+    if isinstance(scheme, RealFFT) and not scheme.gauss and transform.direction == "forward":
+        flips -= scheme.slots * copies(isa, transform)
     assert 5 * flips <= operations(transform) * copies(isa, transform)
 
 

@@ -47,11 +47,16 @@ def test_padded_source_is_the_rule_of_numpy(mode, length, left, right):
     assert found == expected.tolist()
 
 
+@numba.njit
+def compiled_source(index, length, mode):
+    return padded_source(index, length, mode)
+
+
 def test_padded_source_is_the_same_when_compiled():
     for mode, code in MODE_CODES.items():
         for index in range(-6, 13):
             expected = padded_source.py_func(index, 7, code)
-            assert padded_source(index, 7, code) == expected, (mode, index)
+            assert compiled_source(index, 7, code) == expected, (mode, index)
 
 
 # --- the shape

@@ -10,8 +10,7 @@ from ..blocking import PARALLEL_FLOPS, Panel
 from ..dense import cut_channels
 from ..target import Target
 from .folding import Folding, Tiling, tiling_of
-from .scheme import Scheme
-from .spectrum import product_sizes
+from .scheme import Scheme, spectrum_size
 
 
 def round_up(value: int, multiple: int) -> int:
@@ -42,7 +41,8 @@ class TransformBlocking:
     block_tiles : int
         Tiles that are transformed before the GEMMs.
     v_row, v_plane, m_row, m_plane : int
-        Elements from tile to tile and from plane to plane, of input and output.
+        Elements from tile to tile and from plane to plane, of input and output; stacked planes
+        follow each other tile by tile, so that of fewer tiles they lie closer.
     """
 
     problem: ConvProblem
@@ -64,15 +64,14 @@ class TransformBlocking:
     @property
     def group_weights(self) -> int:
         """Elements of the spectrum of one group."""
-        sizes = product_sizes(self.scheme, self.folding.depth, self.m_row)
-        kinds = self.scheme.products()
-        return sum(size * len(kind.x_planes) for size, kind in zip(sizes, kinds, strict=True))
+        return spectrum_size(self.scheme, self.folding.depth, self.m_row)
 
     @property
     def plane_bytes(self) -> int:
         """Scratch of one worker."""
-        planes = self.scheme.planes * (self.v_plane + self.m_plane)
-        return planes * self.problem.dtype.itemsize
+        scheme = self.scheme
+        elements = scheme.input_planes * self.v_plane + scheme.output_planes * self.m_plane
+        return elements * self.problem.dtype.itemsize
 
     def workers(self, threads: int) -> int:
         if threads == 1 or self.problem.flops < PARALLEL_FLOPS:
@@ -124,16 +123,20 @@ def transform_blocking(
     )
     panels = cut()
     v_row, m_row = round_up(folding.depth, 64 // itemsize), panels[-1].last_column
-    tile_bytes = scheme.planes * (v_row + m_row) * itemsize
-    filter_bytes = scheme.macs(folding.depth) * m_row * itemsize
+    if scheme.stacked > 1:
+        v_row = odd_lines(v_row, itemsize)
+    tile_bytes = (scheme.input_planes * v_row + scheme.output_planes * m_row) * itemsize
+    filter_bytes = spectrum_size(scheme, folding.depth, m_row) * itemsize
     total = problem.batch * tiling.tiles
-    rows = max(panel.tile.rows for panel in panels)
+    rows = max(panel.tile.rows for panel in panels) // scheme.stacked
     share = -(-total // max(1, threads // folding.groups))
     block_tiles = tiles_of_block(share, tile_bytes, filter_bytes, rows, target)
     if filter_bytes * folding.groups > target.l2:
-        panels = cut(sharing=block_tiles)
+        panels = cut(sharing=block_tiles * scheme.stacked)
+    v_plane, m_plane = block_tiles * v_row, block_tiles * m_row
+    if scheme.stacked == 1:
+        v_plane, m_plane = (odd_lines(plane, itemsize) for plane in (v_plane, m_plane))
     return TransformBlocking(
         problem, target, scheme, folding, tiling, tuple(panels), block_tiles,
-        v_row, odd_lines(block_tiles * v_row, itemsize),
-        m_row, odd_lines(block_tiles * m_row, itemsize),
+        v_row, v_plane, m_row, m_plane,
     )  # fmt: skip

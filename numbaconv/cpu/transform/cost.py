@@ -24,6 +24,7 @@ from .scheme import Scheme
 
 if TYPE_CHECKING:
     from ..family import Blocking
+    from ..microkernel import Tile
 
 Candidate = tuple[Scheme, Folding]
 Counts = dict[str, float]
@@ -40,6 +41,9 @@ STREAM_RATE, SLOT = 8.0, 0.18
 
 # How many times L2 planes or spectra are from which they cost more than others beyond L2.
 FAR_SIZE = 4
+
+# The same of x and y together.
+VERY_FAR_SIZE = 12
 
 # Bytes from row to row from which most rows of a tile lie on pages of their own.
 FAR = 2048
@@ -79,24 +83,26 @@ def transform_counts(blocking: TransformBlocking) -> Counts:
     groups, tiles = folding.groups, blocking.total_tiles * folding.groups
     blocks = -(-blocking.total_tiles // blocking.block_tiles)
     block_tiles = -(-blocking.total_tiles // blocks)
-    products = sum(len(kind.x_planes) for kind in scheme.products())
     counts: Counts = defaultdict(float)
-    for panel in blocking.panels:
-        covered = tile_rows(block_tiles, panel.tile.rows)
-        steps = groups * blocks * scheme.macs(folding.depth)
-        counts["gemm_slots"] += steps * sum(slots(r, panel.tile.vectors) for r in covered)
-        counts["gemm_tiles"] += groups * blocks * products * len(covered)
-        counts["gemm_lines"] += steps * panel.tile.vectors * len(covered)
-        counts["gemm_calls"] += groups * blocks * products
-    counts["y_planes"] = tiles * scheme.planes * blocking.m_row / lanes
+    for kind in scheme.products():
+        calls = groups * blocks * len(kind.x_planes)
+        steps = calls * kind.terms * folding.depth
+        for panel in blocking.panels:
+            covered = tile_rows(block_tiles * kind.stacked, panel.tile.rows)
+            counts["gemm_slots"] += steps * sum(slots(r, panel.tile.vectors) for r in covered)
+            counts["gemm_tiles"] += calls * len(covered)
+            counts["gemm_lines"] += steps * panel.tile.vectors * len(covered)
+            counts["gemm_calls"] += calls
+    counts["y_planes"] = tiles * scheme.output_planes * blocking.m_row / lanes
     spectrum = blocking.group_weights * itemsize
     # In a program other layers have been in the caches since the last call.
-    is_kept = spectrum + blocking.plane_bytes <= target.l2
+    is_kept = groups * spectrum + blocking.plane_bytes <= target.l2
     bytes_read = groups * spectrum * (1 if is_kept else blocks)
     is_far = groups * spectrum > FAR_SIZE * target.l2
     counts["far_spectrum_bytes" if is_far else "spectrum_bytes"] = bytes_read
     counts["stall"] = stall(bytes_read, counts["gemm_slots"])
-    plane_bytes = tiles * scheme.planes * (blocking.v_row + blocking.m_row) * itemsize
+    planes = scheme.input_planes * blocking.v_row + scheme.output_planes * blocking.m_row
+    plane_bytes = tiles * planes * itemsize
     if blocking.plane_bytes > target.l2:
         counts["plane_bytes"] = plane_bytes
     if blocking.plane_bytes > FAR_SIZE * target.l2:
@@ -104,16 +110,22 @@ def transform_counts(blocking: TransformBlocking) -> Counts:
     rows = tiles * folding.phases * math.ceil(folding.depth / folding.phases / lanes)
     counts[f"forward {scheme.name}"] = rows
     counts[f"inverse {scheme.name}"] = tiles * math.ceil(folding.columns / lanes)
-    counts["bytes"] = lines_moved(problem, target)
+    moved = moved_bytes(problem, target)
+    counts["bytes" if groups == 1 else "group_bytes"] = moved
     # Rows on pages of their own miss the table of addresses.
     g = problem.geometry
-    is_large = counts["bytes"] > 0
+    is_large = moved > 0
     if is_large and folding.unit * folding.phases * g.in_channels * itemsize > FAR:
         counts["far_x_rows"] = tiles * scheme.points * folding.phases
     if is_large and folding.residues * g.out_channels * itemsize > FAR:
         counts["far_y_rows"] = tiles * scheme.outputs(folding.taps)
     windows = window_tiles(blocking) * groups
-    counts["window_rows"] = windows * scheme.points * folding.phases
+    # Rows that do not follow each other in x are copied one by one.
+    follow_each_other = folding.unit == folding.row_positions
+    copied = "window_rows" if follow_each_other else "window_strips"
+    outputs = min(blocking.tiling.positions, -(-problem.length_out // folding.residues))
+    reach = folding.phases * (outputs - 1) + problem.geometry.kernel_size
+    counts[copied] = windows * min(scheme.points * folding.phases, reach)
     counts["window_elements"] = windows * scheme.points * folding.depth
     counts["tiles"] = tiles
     counts["calls"] = 1
@@ -151,6 +163,9 @@ def direct_counts(problem: ConvProblem, target: Target) -> tuple[str, Counts]:
     counts: Counts = defaultdict(float)
     for panel in blocking.panels:
         tile = panel.tile
+        if tile.family == "fir":
+            counts.update(fir_counts(problem, tile))
+            continue
         steps = positions / tile.rows * geometry.reduction * panel.slices
         rows, vectors = tile.rows, tile.vectors
         if tile.family == "planar":  # rows of channels, vectors of positions; y is transposed
@@ -170,6 +185,22 @@ def direct_counts(problem: ConvProblem, target: Target) -> tuple[str, Counts]:
     return family.name, counts
 
 
+def fir_counts(problem: ConvProblem, tile: Tile) -> Counts:
+    """Of tiles of many vectors the products and loads, and the products of single vectors."""
+    taps, lanes = problem.geometry.kernel_size, tile.lanes
+    residues = min(taps, lanes)
+    blocks = residues * math.ceil(taps / residues / tile.variant[0])
+    tiles = problem.batch * (problem.length_out // tile.rows)
+    singles = problem.batch * math.ceil(problem.length_out % tile.rows / lanes)
+    border = min(problem.length_out, sum(max(0, side) for side in problem.padding))
+    return {
+        "products": tiles * tile.rows / lanes * taps,
+        "loads": tiles * tile.rows / lanes * blocks,
+        "single_products": singles * taps,
+        "border_products": problem.batch * border / lanes * taps,
+    }
+
+
 def moved_bytes(problem: ConvProblem, target: Target) -> int:
     """Bytes of x and y, if they do not stay in L2."""
     x_size = problem.batch * problem.length * problem.geometry.in_channels
@@ -180,17 +211,6 @@ def moved_bytes(problem: ConvProblem, target: Target) -> int:
 def prices(kind: str, problem: ConvProblem) -> dict[str, float] | None:
     """Nanoseconds of each count, of float32 where float64 was not measured."""
     return costs().get(key_of(kind, problem), costs().get(f"{kind} f32"))
-
-
-def lines_moved(problem: ConvProblem, target: Target) -> float:
-    """The same in whole cache lines, of which each group takes its own part of every row."""
-    g, itemsize = problem.geometry, problem.dtype.itemsize
-    x_lines = math.ceil(g.group_in_channels * itemsize / 64)
-    y_lines = math.ceil(g.group_out_channels * itemsize / 64)
-    if g.num_groups == 1 or not moved_bytes(problem, target):
-        return moved_bytes(problem, target)
-    rows = problem.length * x_lines + problem.length_out * y_lines
-    return 64 * problem.batch * g.num_groups * rows
 
 
 def total(prices: dict[str, float], counts: Counts) -> float:

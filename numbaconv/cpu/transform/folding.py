@@ -104,6 +104,7 @@ class Tiling:
 
     A tile is `positions` outputs of one residue class of one row of the batch; the last one
     of a class is shifted back so that it is whole, unless the class is shorter than a tile.
+    Tiles of all classes at one place follow each other: they read neighbouring rows.
     """
 
     length_out: int
@@ -136,12 +137,8 @@ class Tiling:
 
     def outputs_of(self, tile: int) -> range:
         """Positions of y in tile number `tile` of a row."""
-        split = self.long_classes * self.long_tiles
-        if tile < split:
-            residue, t = divmod(tile, self.long_tiles)
-        else:
-            residue, t = divmod(tile - split, self.short_tiles)
-            residue += self.long_classes
+        t = min(tile // self.residues, self.short_tiles)
+        residue = tile - t * self.residues
         length = self.class_length(residue)
         first = max(0, min(t * self.positions, length - self.positions))
         last = min(first + self.positions, length)

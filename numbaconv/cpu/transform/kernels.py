@@ -205,23 +205,25 @@ class TransformEmitter:
             self.store_plane(p, value)
 
     def fourier_access(self, scheme: RealFFT) -> Access:
-        v, b, parts = self.v, self.v.ir, scheme.parts
+        b = self.v.ir
 
-        def plane(slot: Any, part: int) -> Any:
+        def plane(slot: Any, parts: int, part: int) -> Any:
             return b.add(b.mul(self.index(slot), i64(parts)), i64(2 + part))
 
         def store_slot(slot: Any, value: Complex) -> None:
-            self.store_plane(plane(slot, 0), value.re)
-            self.store_plane(plane(slot, 1), value.im)
             if scheme.gauss:
-                self.store_plane(plane(slot, 2), b.fadd(value.re, value.im))
+                parts = [value.re, value.im, b.fadd(value.re, value.im)]
+            else:
+                parts = [b.fneg(value.im), value.re, value.im]
+            for i, part in enumerate(parts):
+                self.store_plane(plane(slot, 3, i), part)
 
         def load_slot(slot: Any) -> Complex:
-            first, second = (self.load_plane(plane(slot, part)) for part in range(2))
-            if not scheme.gauss:
+            count = scheme.output_parts
+            first, second, *rest = (self.load_plane(plane(slot, count, i)) for i in range(count))
+            if not rest:
                 return Complex(first, second)
-            common = self.load_plane(plane(slot, 2))
-            return Complex(v.ir.fsub(common, second), v.ir.fadd(common, first))
+            return Complex(b.fsub(rest[0], second), b.fadd(rest[0], first))
 
         return Access(
             self.load_row, self.store_row, self.load_plane, self.store_plane, load_slot, store_slot

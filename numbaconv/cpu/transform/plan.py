@@ -23,9 +23,9 @@ from .accuracy import error_constant
 from .blocking import TransformBlocking, transform_blocking
 from .folding import Folding
 from .kernels import Transform, transform_address
-from .scheme import Scheme
+from .scheme import Scheme, product_sizes
 from .skeleton import launch, launch_parallel, launch_ranges, skeleton_address
-from .spectrum import pack_spectrum, product_sizes
+from .spectrum import pack_spectrum
 
 
 class TransformPlan(RememberingPlan["TransformCall"]):
@@ -158,7 +158,7 @@ def product_table(blocking: TransformBlocking) -> Array:
     sizes = product_sizes(scheme, blocking.folding.depth, blocking.m_row)
     for kind, size in zip(scheme.products(), sizes, strict=True):
         for x_plane, y_plane in zip(kind.x_planes, kind.y_planes, strict=True):
-            rows.append((kind.terms, x_plane, y_plane, place))
+            rows.append((kind.terms, kind.stacked, x_plane, y_plane, place))
             place += size
     return np.array(rows, PRODUCT)
 
@@ -232,13 +232,12 @@ def transform_table(
         groups=folding.groups, depth=folding.depth, lanes=blocking.target.lanes(problem.dtype),
         is_x_in_place=x_row == 1 if is_polyphase else x_channel == 1,
         is_y_in_place=y_row == 1 if is_polyphase else y_channel == 1,
-        positions=tiling.positions, long_classes=tiling.long_classes,
-        long_tiles=tiling.long_tiles, short_tiles=tiling.short_tiles, row_tiles=tiling.tiles,
+        positions=tiling.positions, short_tiles=tiling.short_tiles, row_tiles=tiling.tiles,
         total_tiles=blocking.total_tiles, block_tiles=blocking.block_tiles,
         v_row=blocking.v_row, v_plane=blocking.v_plane,
-        v_size=scheme.planes * blocking.v_plane,
-        m_row=blocking.m_row, m_plane=blocking.m_plane,
-        m_size=scheme.planes * blocking.m_plane,
+        v_size=scheme.input_planes * blocking.v_plane,
+        m_row=blocking.m_row, m_plane=blocking.m_plane, is_stacked=scheme.stacked > 1,
+        m_size=scheme.output_planes * blocking.m_plane,
         prefetched_rows=scheme.outputs(folding.taps) if is_far else 0,
         copier=0 if x_channel == y_channel == 1 else copier_address(problem.dtype),
     )  # fmt: skip

@@ -1,8 +1,8 @@
 """What a transform is: how many points, planes and products, and what its filter becomes.
 
 A *plane* holds one real number of every tile and channel. A *product* is one real GEMM, from
-one plane of transformed input (two, where its sum runs over a real and an imaginary part) to
-one plane of transformed output.
+one plane of transformed input to one of transformed output; where real and imaginary parts
+share a matrix, from two to two, and its sum runs over two such pairs.
 """
 
 from __future__ import annotations
@@ -20,10 +20,12 @@ Array = np.ndarray[Any, Any]
 class Products:
     """`count` products alike: number i reads plane `x_planes[i]` and writes `y_planes[i]`.
 
-    `terms` planes are summed, that one and those after it.
+    `terms` planes are summed, that one and those after it. `stacked` planes, one behind the
+    other, are the rows of one GEMM.
     """
 
     terms: int
+    stacked: int
     x_planes: tuple[int, ...]
     y_planes: tuple[int, ...]
 
@@ -43,8 +45,18 @@ class Scheme(ABC):
 
     @property
     @abstractmethod
-    def planes(self) -> int:
-        """Planes of transformed input, and of transformed output."""
+    def input_planes(self) -> int:
+        """Planes of transformed input."""
+
+    @property
+    @abstractmethod
+    def output_planes(self) -> int:
+        """Planes of transformed output."""
+
+    @property
+    def stacked(self) -> int:
+        """Planes that are the rows of one GEMM, at most."""
+        return max(kind.stacked for kind in self.products())
 
     @abstractmethod
     def outputs(self, taps: int) -> int:
@@ -68,7 +80,19 @@ class Scheme(ABC):
 
     def macs(self, depth: int) -> int:
         """Multiply-adds of all GEMMs for one tile and one output channel."""
-        return sum(p.terms * len(p.x_planes) for p in self.products()) * depth
+        return sum(p.terms * p.stacked * len(p.x_planes) for p in self.products()) * depth
+
+
+def product_sizes(scheme: Scheme, depth: int, columns: int) -> list[int]:
+    """Elements of one matrix of each kind of product."""
+    return [products.terms * depth * columns for products in scheme.products()]
+
+
+def spectrum_size(scheme: Scheme, depth: int, columns: int) -> int:
+    """Elements of all matrices of one group."""
+    sizes = product_sizes(scheme, depth, columns)
+    kinds = scheme.products()
+    return sum(size * len(kind.x_planes) for size, kind in zip(sizes, kinds, strict=True))
 
 
 @dataclass(frozen=True)
@@ -87,7 +111,11 @@ class Winograd(Scheme):
         return self.tile_outputs + self.taps - 1
 
     @property
-    def planes(self) -> int:
+    def input_planes(self) -> int:
+        return self.points
+
+    @property
+    def output_planes(self) -> int:
         return self.points
 
     @property
@@ -99,7 +127,7 @@ class Winograd(Scheme):
 
     def products(self) -> tuple[Products, ...]:
         planes = tuple(range(self.points))
-        return (Products(1, planes, planes),)
+        return (Products(1, 1, planes, planes),)
 
     def matrices(self, planes: Array) -> list[Array]:
         return [planes]
@@ -110,7 +138,13 @@ class RealFFT(Scheme):
     """A real Fourier transform with overlap-save; see `fourier`.
 
     `gauss` makes each complex product from three real ones, whose third operand is a plane of
-    sums; otherwise two GEMMs of twice the depth make it.
+    sums: the fewest multiplications. Otherwise one GEMM makes it from four, which reads two
+    matrices where Gauss has three: with W = re + i·im, and inputs a + ib,
+
+        [-b]        [a]        [a·re - b·im]
+        [ a] · im + [b] · re = [a·im + b·re]
+
+    Its planes are -b, a and b, of which the first two and the last two are stacked.
     """
 
     size: int
@@ -130,13 +164,17 @@ class RealFFT(Scheme):
         return self.points // 2 - 1
 
     @property
-    def parts(self) -> int:
-        """Planes of a complex frequency."""
+    def output_parts(self) -> int:
+        """Planes of a complex frequency of the output; the input has three."""
         return 3 if self.gauss else 2
 
     @property
-    def planes(self) -> int:
-        return 2 + self.parts * self.slots
+    def input_planes(self) -> int:
+        return 2 + 3 * self.slots
+
+    @property
+    def output_planes(self) -> int:
+        return 2 + self.output_parts * self.slots
 
     @property
     def filter_points(self) -> int:
@@ -147,22 +185,19 @@ class RealFFT(Scheme):
 
     def products(self) -> tuple[Products, ...]:
         if self.gauss:
-            planes = tuple(range(self.planes))
-            return (Products(1, planes, planes),)
-        slots = range(2, self.planes, 2)
-        reads = tuple(plane for plane in slots for _ in range(2))
-        writes = tuple(plane + part for plane in slots for part in range(2))
-        return (Products(1, (0, 1), (0, 1)), Products(2, reads, writes))
+            planes = tuple(range(self.input_planes))
+            return (Products(1, 1, planes, planes),)
+        reads = tuple(range(2, self.input_planes, 3))
+        writes = tuple(range(2, self.output_planes, 2))
+        return (Products(1, 1, (0, 1), (0, 1)), Products(2, 2, reads, writes))
 
     def matrices(self, planes: Array) -> list[Array]:
         """Conjugates, since a correlation is wanted, over `points`, since inverses are not."""
         planes = planes / self.points
-        real, re, im = planes[:2], planes[2 :: self.parts], -planes[3 :: self.parts]
+        real, parts = planes[:2], planes[2:].reshape(-1, 3, *planes.shape[1:])
+        re, im = (parts[:, 0], -parts[:, 1]) if self.gauss else (parts[:, 1], -parts[:, 2])
         if not self.gauss:
-            forward = np.concatenate([re, -im], axis=1)
-            across = np.concatenate([im, re], axis=1)
-            both = np.stack([forward, across], axis=1)
-            return [real, both.reshape(-1, *both.shape[2:])]
+            return [real, np.concatenate([im, re], axis=1)]
         # (a + ib)(re + i·im) = (s - b(re + im)) + i(s + a(im - re)), with s = (a + b)·re.
         three = np.stack([im - re, re + im, re], axis=1)
         return [np.concatenate([real, three.reshape(-1, *three.shape[2:])])]

@@ -14,7 +14,7 @@ from ..blocking import Panel
 from ..target import Target
 from .folding import Folding, folded_filter
 from .kernels import Transform, transform_address
-from .scheme import Scheme, Winograd
+from .scheme import Scheme, Winograd, product_sizes, spectrum_size
 from .skeleton import transform_rows
 
 Array = np.ndarray[Any, Any]
@@ -54,14 +54,9 @@ def transform_filter(filter: Array, scheme: Scheme, target: Target) -> Array:
     width = -(-depth * columns // lanes) * lanes
     rows = np.zeros((scheme.filter_points, width))
     rows[:taps, : depth * columns] = filter.reshape(taps, -1)
-    planes = np.empty((scheme.planes, width))
+    planes = np.empty((scheme.input_planes, width))
     transform_rows(kernel, rows, planes, width // lanes)
     return planes[:, : depth * columns].reshape(-1, depth, columns)
-
-
-def product_sizes(scheme: Scheme, depth: int, columns: int) -> list[int]:
-    """Elements of one matrix of each kind of product."""
-    return [products.terms * depth * columns for products in scheme.products()]
 
 
 def pack_spectrum(
@@ -73,9 +68,9 @@ def pack_spectrum(
     kinds = scheme.products()
     sizes = product_sizes(scheme, folding.depth, width)
     counts = [len(kind.x_planes) for kind in kinds]
-    group_size = sum(size * count for size, count in zip(sizes, counts, strict=True))
+    group_size = spectrum_size(scheme, folding.depth, width)
     flat = large_page_empty(folding.groups * group_size, dtype).reshape(folding.groups, group_size)
-    row_bytes = 8 * scheme.planes * filter.shape[2]
+    row_bytes = 8 * scheme.input_planes * filter.shape[2]
     chunk = max(1, min(folding.depth, CHUNK_BYTES // row_bytes))
     for first in range(0, folding.depth, chunk):
         part = filter[:, first : first + chunk]

@@ -217,7 +217,9 @@ def test_ranges_of_marked_tiles():
     x = normal(2, 14, 4)
     blocking = plan_of(layer, scheme, x).blocking
     assert blocking.problem.length_out == 10
-    assert [list(blocking.tiling.outputs_of(t)) for t in range(3)] == [[0, 2], [4, 6], [6, 8]]
+    assert [list(blocking.tiling.outputs_of(t)) for t in range(5)] == [
+        [0, 2], [1, 3], [4, 6], [5, 7], [6, 8],
+    ]  # fmt: skip
     redo = np.zeros(blocking.total_tiles, np.uint8)
-    redo[[1, blocking.tiling.tiles]] = 1
+    redo[[2, blocking.tiling.tiles]] = 1
     assert marked_ranges(blocking, redo).tolist() == [[4, 5], [6, 7], [10, 11], [12, 13]]
