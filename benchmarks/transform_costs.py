@@ -40,7 +40,7 @@ DATA = Path(__file__).with_suffix(".json")
 COSTS = Path(cost.__file__).with_name("costs.json")
 
 # Layers after the public list: a third is for `check`, the others for `fit`.
-RANDOM_LAYERS, LARGE_LAYERS = 600, 75
+RANDOM_LAYERS, LARGE_LAYERS, FILTERS = 600, 75, 60
 CHECKED_EVERY = 3
 MOST_FLOPS, MOST_LARGE_FLOPS = 1.2e9, 8e9
 MOST_SPECTRUM = 64e6
@@ -111,6 +111,20 @@ def large_layers() -> Iterator[Layer]:
         )  # fmt: skip
         if MOST_FLOPS < problem_of(layer).flops < MOST_LARGE_FLOPS:
             made += 1
+            yield layer
+
+
+def filters() -> Iterator[Layer]:
+    """Signals of one channel, always the same."""
+    rng = np.random.default_rng(2026)
+    for i in range(FILTERS):
+        length, taps = (round(math.exp(rng.uniform(*range_))) for range_ in ((6, 13), (2.5, 7.5)))
+        layer = dict(
+            name=f"random filter {i}", batch=int(rng.choice([1, 1, 4])), length=length,
+            in_channels=1, out_channels=1, kernel_size=taps, stride=1, dilation=1, num_groups=1,
+            padding="same", bits=32,
+        )  # fmt: skip
+        if problem_of(layer).flops < MOST_FLOPS:
             yield layer
 
 
@@ -313,7 +327,7 @@ def main() -> None:
     measured: list[Layer] = json.loads(DATA.read_text()) if DATA.exists() else []
     if arguments.step == "measure":
         begin, known = time.perf_counter(), {layer["name"] for layer in measured}
-        layers = [*public_layers(), *random_layers(), *large_layers()]
+        layers = [*public_layers(), *random_layers(), *large_layers(), *filters()]
         for layer in layers[arguments.first : arguments.first + arguments.count]:
             if layer["name"] not in known:
                 measured.append(measure(layer))

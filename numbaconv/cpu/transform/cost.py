@@ -35,15 +35,22 @@ WORTHWHILE = 0.95
 # Below so many operations a call is over before a transform has saved anything.
 LEAST_FLOPS = 400_000
 
-# Bytes of a filter or spectrum that come from memory in a nanosecond, and nanoseconds of a slot:
-# where few positions share a long filter, the multiply-adds do not hide the reading.
-STREAM_RATE, SLOT = 8.0, 0.18
+# Nanoseconds of a slot, and bytes of a filter that come from memory in a nanosecond: where few
+# positions share a long filter, the multiply-adds do not hide the reading.
+SLOT, FILTER_RATE = 0.18, 8.0
+
+# The same of spectra far away, which are prefetched (26 in a loop that only reads), and the share
+# of the multiply-adds that hides it.
+SPECTRUM_RATE, HIDING = 20.0, 0.3
 
 # How many times L2 planes or spectra are from which they cost more than others beyond L2.
 FAR_SIZE = 4
 
 # The same of x and y together.
-VERY_FAR_SIZE = 12
+VERY_FAR_SIZE = 8
+
+# The same of x and y together.
+VERY_FAR_SIZE = 8
 
 # Bytes from row to row from which most rows of a tile lie on pages of their own.
 FAR = 2048
@@ -98,9 +105,10 @@ def transform_counts(blocking: TransformBlocking) -> Counts:
     # In a program other layers have been in the caches since the last call.
     is_kept = groups * spectrum + blocking.plane_bytes <= target.l2
     bytes_read = groups * spectrum * (1 if is_kept else blocks)
-    is_far = groups * spectrum > FAR_SIZE * target.l2
-    counts["far_spectrum_bytes" if is_far else "spectrum_bytes"] = bytes_read
-    counts["stall"] = stall(bytes_read, counts["gemm_slots"])
+    if groups * spectrum > FAR_SIZE * target.l2:
+        counts["stall"] = stall(bytes_read / SPECTRUM_RATE, HIDING * counts["gemm_slots"])
+    else:
+        counts["spectrum_bytes"] = bytes_read
     planes = scheme.input_planes * blocking.v_row + scheme.output_planes * blocking.m_row
     plane_bytes = tiles * planes * itemsize
     if blocking.plane_bytes > target.l2:
@@ -112,6 +120,8 @@ def transform_counts(blocking: TransformBlocking) -> Counts:
     counts[f"inverse {scheme.name}"] = tiles * math.ceil(folding.columns / lanes)
     moved = moved_bytes(problem, target)
     counts["bytes" if groups == 1 else "group_bytes"] = moved
+    if moved > VERY_FAR_SIZE * target.l2:
+        counts["far_bytes"] = moved
     # Rows on pages of their own miss the table of addresses.
     g = problem.geometry
     is_large = moved > 0
@@ -132,9 +142,9 @@ def transform_counts(blocking: TransformBlocking) -> Counts:
     return counts
 
 
-def stall(bytes_read: float, slots: float) -> float:
+def stall(reading: float, slots: float) -> float:
     """Nanoseconds by which reading takes longer than the multiply-adds that hide it."""
-    return max(0.0, bytes_read / STREAM_RATE - slots * SLOT)
+    return max(0.0, reading - slots * SLOT)
 
 
 def window_tiles(blocking: TransformBlocking) -> int:
@@ -177,10 +187,14 @@ def direct_counts(problem: ConvProblem, target: Target) -> tuple[str, Counts]:
     is_in_bands = blocking.band.panels < len(blocking.panels)
     runs = 1 if is_in_bands or filter_bytes <= target.l2 else -(-positions // blocking.run)
     counts["filter_bytes"] = filter_bytes * runs
-    counts["stall"] = stall(counts["filter_bytes"], sum(counts[f"slots{v}"] for v in range(1, 5)))
+    counts["stall"] = stall(
+        counts["filter_bytes"] / FILTER_RATE, sum(counts[f"slots{v}"] for v in range(1, 5))
+    )
     counts["positions"] = positions * geometry.num_groups
     counts["x_elements"] = problem.batch * problem.length * geometry.in_channels
     counts["bytes"] = moved_bytes(problem, target)
+    if counts["bytes"] > VERY_FAR_SIZE * target.l2:
+        counts["far_bytes"] = counts["bytes"]
     counts["calls"] = 1
     return family.name, counts
 
