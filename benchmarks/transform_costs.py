@@ -29,8 +29,7 @@ from numbaconv.cpu.transform import cost
 from numbaconv.cpu.transform.folding import Folding
 from numbaconv.cpu.transform.methods import METHODS
 from numbaconv.cpu.transform.plan import TransformPlan
-from numbaconv.cpu.transform.scheme import Scheme
-from numbaconv.cpu.transform.scheme import spectrum_size as scheme_spectrum_size
+from numbaconv.cpu.transform.scheme import Scheme, spectrum_size
 from numbaconv.dispatch import cpu_target, make_plan
 from numbaconv.problem import ConvProblem, Geometry
 
@@ -91,7 +90,7 @@ def random_layers() -> Iterator[Layer]:
             num_groups=groups, padding="same", bits=int(rng.choice([32, 32, 32, 64])),
         )  # fmt: skip
         problem = problem_of(layer)
-        if 2e5 < problem.flops < MOST_FLOPS and spectrum_bytes(problem) < 100e6:
+        if 2e5 < problem.flops < MOST_FLOPS and untransformed_bytes(problem) < 100e6:
             made += 1
             yield layer
 
@@ -139,7 +138,7 @@ def problem_of(layer: Layer, algorithm: Any = "direct") -> ConvProblem:
     return ConvProblem(geometry, layer["batch"], layer["length"], dtype, algorithm=algorithm)
 
 
-def spectrum_bytes(problem: ConvProblem) -> int:
+def untransformed_bytes(problem: ConvProblem) -> int:
     """Of the filter, were it transformed whole: a limit on what is tried."""
     return 8 * problem.geometry.reduction * problem.geometry.out_channels
 
@@ -151,14 +150,14 @@ def candidates(problem: ConvProblem) -> list[tuple[Scheme, Folding]]:
     """
     target = cpu_target()
     found = {c: cost.estimate(problem, target, *c) for c in all_candidates(problem)}
-    found = {c: e for c, e in found.items() if spectrum_size(problem, *c) < MOST_SPECTRUM}
+    found = {c: e for c, e in found.items() if spectrum_bytes(problem, *c) < MOST_SPECTRUM}
     best = sorted(found, key=found.__getitem__)[:7]
     return [c for c in best if found[c] < 2.5 * found[best[0]]]
 
 
-def spectrum_size(problem: ConvProblem, scheme: Scheme, folding: Folding) -> int:
+def spectrum_bytes(problem: ConvProblem, scheme: Scheme, folding: Folding) -> int:
     columns = max(folding.columns, 16)
-    size = folding.groups * scheme_spectrum_size(scheme, folding.depth, columns)
+    size = folding.groups * spectrum_size(scheme, folding.depth, columns)
     return size * problem.dtype.itemsize
 
 
@@ -334,7 +333,7 @@ def main() -> None:
             if time.perf_counter() - begin > arguments.seconds:
                 break
         order = {layer["name"]: i for i, layer in enumerate(layers)}
-        measured.sort(key=lambda layer: order[layer["name"]])
+        measured.sort(key=lambda layer: order.get(layer["name"], len(order)))
         DATA.write_text("[\n" + ",\n".join(map(json.dumps, measured)) + "\n]\n")
         print(f"{len(measured)} of {len(layers)} layers")
     elif arguments.step == "fit":

@@ -9,27 +9,32 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from . import _jit, dispatch
+from . import _jit, _threads, dispatch
 from .layer import Conv1D
 from .problem import DTYPES, ConvProblem, as_dtype
 from .weights import Weights
 
 if TYPE_CHECKING:
+    from .cpu.microkernel import Tile
     from .cpu.transform.cost import Candidate
     from .plan import Plan
 
 Job = tuple[str, Callable[[], Any]]
 
 
-# Positions beyond the kernel, from short inputs to long ones, among which `auto` may choose anew.
+# Positions beyond the kernel, from short inputs to long ones, among which `auto` may choose anew,
+# and tiles may differ; on a GPU these.
 LENGTHS = tuple(8 * 2**i for i in range(14))
+LENGTH_ON_GPU = 64
 
 
 def jobs_of_layer(layer: Conv1D) -> Iterator[Job]:
     """What `layer` needs for short and long inputs: kernels, macrokernels, launchers."""
+    padding = layer._weights.geometry.padding
     reach = layer.kernel_size * layer.dilation
+    reach += 0 if isinstance(padding, str) else sum(map(abs, padding))
     if layer._is_cuda(on_cuda=False):
-        length = reach + LENGTHS[0]
+        length = reach + LENGTH_ON_GPU
         shape = (1, layer.in_channels, length) if layer.permute else (1, length, layer.in_channels)
         yield f"{layer}", lambda: layer(np.zeros(shape, layer.dtype))
         return
@@ -38,18 +43,33 @@ def jobs_of_layer(layer: Conv1D) -> Iterator[Job]:
     seen = set()
     for more in LENGTHS:
         problem = layer._problem(1, reach + more)
-        kernel = dispatch.chosen(problem)
-        transforms = kernel in METHODS
+        transforms = dispatch.chosen(problem) in METHODS
         candidates: Sequence[Candidate | None] = [None]
         if transforms:
             candidates = likely(problem, dispatch.cpu_target())
         for candidate in candidates:
-            key = candidate or kernel.name
+            key = (candidate, tiles_of(problem, candidate))
             if key not in seen:
                 seen.add(key)
                 yield f"{layer}", functools.partial(prepare, layer, problem, candidate)
-        launchers = functools.partial(compile_launchers, layer.dtype, transforms)
-        yield f"launchers of {layer.dtype}", launchers
+                launchers = functools.partial(compile_launchers, layer.dtype, transforms)
+                yield f"launchers of {layer.dtype}", launchers
+
+
+def tiles_of(problem: ConvProblem, candidate: Candidate | None) -> frozenset[Tile]:
+    """The tiles of a transform, or of the kernel that is chosen."""
+    from .cpu.families import FAMILIES
+    from .cpu.family import blocking_for
+    from .cpu.transform.blocking import transform_blocking
+
+    target, kernel = dispatch.cpu_target(), dispatch.chosen(problem)
+    if candidate is not None:
+        panels = transform_blocking(problem, target, *candidate, _threads.max_threads()).panels
+        return frozenset(panel.tile for panel in panels)
+    families = [family for family in FAMILIES if family is kernel]
+    return frozenset(
+        panel.tile for family in families for panel in blocking_for(problem, target, family).panels
+    )
 
 
 def prepare(layer: Conv1D, problem: ConvProblem, candidate: Candidate | None) -> None:
@@ -66,8 +86,11 @@ def prepare(layer: Conv1D, problem: ConvProblem, candidate: Candidate | None) ->
 
         copied = Weights(weights.geometry, weights.filter, weights.bias)
         plan = TransformPlan(problem, copied, target, *candidate)
-    x_shape = (problem.batch, problem.length, layer.in_channels)
-    strides = [np.empty(shape, layer.dtype).strides for shape in (x_shape, problem.out_shape)]
+    itemsize, strides = layer.dtype.itemsize, []
+    for length, channels in (
+        (problem.length, layer.in_channels), (problem.length_out, layer.out_channels)
+    ):  # fmt: skip
+        strides.append((length * channels * itemsize, channels * itemsize, itemsize))
     plan.bind(*strides)
 
 
@@ -137,8 +160,8 @@ def warmup(*what: Any, progress: bool | None = None) -> None:
         Layers whose kernels are needed, or dtypes (float32, float64) for the common
         kernels of that precision: all but those of unusual small groups, of depthwise and
         narrow layers whose stride differs from their dilation, of channel-first arrays, of one
-        dilated channel, of outputs of 16 MiB and more, and the tiles of transforms, of which
-        a layer needs few. Nothing stands for both.
+        dilated channel, of outputs of 16 MiB and more, of few positions with a large filter,
+        and the tiles of transforms, of which a layer needs few. Nothing stands for both.
     progress : bool, optional
         Whether to show a progress bar; by default on a terminal. It needs tqdm.
 

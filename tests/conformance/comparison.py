@@ -9,6 +9,7 @@ import pytest
 
 from numbaconv import Conv1D, conv1d
 from numbaconv.cpu import blocking, target
+from numbaconv.cpu.transform import blocking as transform_blocking
 from tests import oracle
 from tests.strategies import laid_out, small_integers, whole_memory
 
@@ -118,4 +119,5 @@ def always_parallel():
     """Enter the parallel path however little there is to do."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(blocking, "PARALLEL_FLOPS", 0)
+        patch.setattr(transform_blocking, "PARALLEL_FLOPS", 0)
         yield

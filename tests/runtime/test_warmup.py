@@ -14,7 +14,7 @@ COUNT = """
 import numpy as np
 from pathlib import Path
 import numbaconv
-from numbaconv import Conv1D, _cache, warmup
+from numbaconv import Conv1D, _cache, dispatch, warmup
 
 def files():
     folder = _cache.folder()
@@ -76,6 +76,13 @@ def test_nothing_is_left_for_calls_that_transform(assert_warm):
     assert_warm("wide", "layer(zeros(67)), layer(zeros(300)), layer(zeros(1000))")
 
 
+@pytest.mark.parametrize(
+    "padding", [dict(padding=16, padding_mode="reflect"), dict(padding=-5)], ids=str
+)
+def test_layers_that_need_long_inputs(padding):
+    numbaconv.warmup(Conv1D(3, 4, 8, **padding), progress=False)
+
+
 @some_layers("wide", "double, permuted", "depthwise")
 def test_nothing_is_left_for_large_calls(assert_warm, layer):
     """Which several threads share."""
@@ -92,7 +99,8 @@ def calls():
             layer = Conv1D(5, inputs, channels, num_groups=groups, algorithm="direct")
             layer(np.zeros((1, 100, inputs), np.float32))
     Conv1D(3, 64, 64, algorithm="direct")(np.zeros((1, 1000, 64), np.float32))
-    Conv1D(3, 64, 64, algorithm="winograd")(np.zeros((1, 1000, 64), np.float32))
+    wide = 4 * dispatch.cpu_target().lanes(np.dtype(np.float32))
+    Conv1D(3, wide, wide, algorithm="winograd")(np.zeros((1, 1000, wide), np.float32))
 assert_warm(calls)
 """
     python(code, NUMBACONV_CACHE_DIR=tmp_path, NUMBA_NUM_THREADS="3", NUMBA_OPT="1")

@@ -49,9 +49,6 @@ FAR_SIZE = 4
 # The same of x and y together.
 VERY_FAR_SIZE = 8
 
-# The same of x and y together.
-VERY_FAR_SIZE = 8
-
 # Bytes from row to row from which most rows of a tile lie on pages of their own.
 FAR = 2048
 

@@ -104,6 +104,7 @@ class Tiling:
 
     A tile is `positions` outputs of one residue class of one row of the batch; the last one
     of a class is shifted back so that it is whole, unless the class is shorter than a tile.
+    The one before it leaves it what both could write, so that no output has two owners.
     Tiles of all classes at one place follow each other: they read neighbouring rows.
     """
 
@@ -140,8 +141,9 @@ class Tiling:
         t = min(tile // self.residues, self.short_tiles)
         residue = tile - t * self.residues
         length = self.class_length(residue)
-        first = max(0, min(t * self.positions, length - self.positions))
-        last = min(first + self.positions, length)
+        shifted = max(0, length - self.positions)
+        first = min(t * self.positions, shifted)
+        last = length if first == shifted else min(first + self.positions, shifted)
         return range(residue + first * self.residues, residue + last * self.residues, self.residues)
 
 

@@ -216,7 +216,7 @@ class TransformEmitter:
             else:
                 parts = [b.fneg(value.im), value.re, value.im]
             for i, part in enumerate(parts):
-                self.store_plane(plane(slot, 3, i), part)
+                self.store_plane(plane(slot, scheme.input_parts, i), part)
 
         def load_slot(slot: Any) -> Complex:
             count = scheme.output_parts

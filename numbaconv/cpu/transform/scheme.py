@@ -164,13 +164,18 @@ class RealFFT(Scheme):
         return self.points // 2 - 1
 
     @property
+    def input_parts(self) -> int:
+        """Planes of a complex frequency of the input."""
+        return 3
+
+    @property
     def output_parts(self) -> int:
-        """Planes of a complex frequency of the output; the input has three."""
+        """The same of the output."""
         return 3 if self.gauss else 2
 
     @property
     def input_planes(self) -> int:
-        return 2 + 3 * self.slots
+        return 2 + self.input_parts * self.slots
 
     @property
     def output_planes(self) -> int:
@@ -187,14 +192,14 @@ class RealFFT(Scheme):
         if self.gauss:
             planes = tuple(range(self.input_planes))
             return (Products(1, 1, planes, planes),)
-        reads = tuple(range(2, self.input_planes, 3))
+        reads = tuple(range(2, self.input_planes, self.input_parts))
         writes = tuple(range(2, self.output_planes, 2))
         return (Products(1, 1, (0, 1), (0, 1)), Products(2, 2, reads, writes))
 
     def matrices(self, planes: Array) -> list[Array]:
         """Conjugates, since a correlation is wanted, over `points`, since inverses are not."""
         planes = planes / self.points
-        real, parts = planes[:2], planes[2:].reshape(-1, 3, *planes.shape[1:])
+        real, parts = planes[:2], planes[2:].reshape(-1, self.input_parts, *planes.shape[1:])
         re, im = (parts[:, 0], -parts[:, 1]) if self.gauss else (parts[:, 1], -parts[:, 2])
         if not self.gauss:
             return [real, np.concatenate([im, re], axis=1)]

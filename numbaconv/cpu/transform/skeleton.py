@@ -1,9 +1,9 @@
 """The loops of every transform: blocks of tiles forward, one GEMM for each product, and back.
 
-A block of tiles is transformed into planes that stay in L2; each GEMM reads one plane (or a
-real and an imaginary one) and writes one, by the panel kernels of direct convolution with a
-kernel of one tap. A tile that reaches over a border, or x or y that are not channel-last in
-memory, go through scratch of one tile.
+A block of tiles is transformed into planes that stay in L2; the GEMMs (see `scheme.Products`) go
+from plane to plane, by the panel kernels of direct convolution with a kernel of one tap. A tile
+that reaches over a border, or x or y that are not channel-last in memory, go through scratch of
+one tile.
 """
 
 from __future__ import annotations
@@ -59,8 +59,10 @@ def locate(call, tile):
     t = min(rest // c.residues, c.short_tiles)
     residue = rest - t * c.residues
     length = (c.length_out - residue + c.residues - 1) // c.residues
-    first = max(0, min(t * c.positions, length - c.positions))
-    return n, residue + first * c.residues, min(c.positions, length - first)
+    shifted = max(0, length - c.positions)  # where the last tile of the class begins
+    first = min(t * c.positions, shifted)
+    last = length if first == shifted else min(first + c.positions, shifted)
+    return n, residue + first * c.residues, last - first
 
 
 @_jit.inner

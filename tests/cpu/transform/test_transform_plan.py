@@ -1,15 +1,19 @@
 """Every scheme through the whole skeleton: numbers, borders, layouts, what is not finite."""
 
+import dataclasses
 import math
 
+import numba
 import numpy as np
 import pytest
 
 from numbaconv import Conv1D
+from numbaconv.cpu.transform import blocking as transform_blocking
 from numbaconv.cpu.transform.accuracy import error_constant
 from numbaconv.cpu.transform.folding import fold, fold_polyphase
 from numbaconv.cpu.transform.plan import TransformPlan, marked_ranges
 from numbaconv.cpu.transform.scheme import RealFFT, Winograd
+from numbaconv.cpu.transform.skeleton import locate
 from numbaconv.dispatch import cpu_target
 from tests import oracle
 from tests.strategies import LAYOUTS
@@ -153,6 +157,42 @@ def test_threads_change_no_bit(scheme):
     np.testing.assert_array_equal(run(plan, x, threads=1), run(plan, x, threads=2))
 
 
+@FEW
+@pytest.mark.parametrize("parameters", [{}, dict(dilation=3), dict(num_groups=2)], ids=str)
+def test_blocks_of_unequal_size_on_a_small_cache(scheme, parameters, monkeypatch):
+    """Values, and the bits of one thread: the last tiles of a class overlap those before them."""
+    monkeypatch.setattr(transform_blocking, "PARALLEL_FLOPS", 0)
+    layer = make_layer(scheme, 8, 20, padding="same", **parameters)
+    x = normal(3, 3 * layer.dilation * scheme.points + 7, 8)
+    problem = layer._problem(*x.shape[:2])
+    small = dataclasses.replace(cpu_target(), l2=16 * scheme.points * 64)
+    plan = TransformPlan(problem, layer._weights, small, scheme, fold(problem.geometry))
+    y = run(plan, x)
+    assert_close(plan, layer, x, y)
+    for _ in range(10):
+        np.testing.assert_array_equal(run(plan, x, threads=2), y)
+
+
+@numba.njit
+def located(call, tile):
+    return locate(call, tile)
+
+
+@pytest.mark.parametrize("dilation", [1, 3, 8])
+@pytest.mark.parametrize("length", [5, 47, 48, 49, 200])
+def test_tiles_lie_where_the_tiling_says(dilation, length):
+    scheme = Winograd(6, 3)
+    layer = make_layer(scheme, 4, 4, padding="same", dilation=dilation)
+    x = normal(2, length, 4)
+    plan = plan_of(layer, scheme, x)
+    call, tiling = plan.bind(x.strides, x.strides), plan.blocking.tiling
+    for tile in range(plan.blocking.total_tiles):
+        n, first, outputs = located(call.address, tile)
+        assert n == tile // tiling.tiles
+        expected = tiling.outputs_of(tile % tiling.tiles)
+        assert (first, outputs) == (expected.start, len(expected))
+
+
 def test_spectra_are_shared_by_the_plans_of_a_layer():
     layer, scheme = make_layer(RealFFT(16, True), 8, 8), RealFFT(16, True)
     plans = [plan_of(layer, scheme, normal(1, length, 8)) for length in (50, 60)]
@@ -218,8 +258,8 @@ def test_ranges_of_marked_tiles():
     blocking = plan_of(layer, scheme, x).blocking
     assert blocking.problem.length_out == 10
     assert [list(blocking.tiling.outputs_of(t)) for t in range(5)] == [
-        [0, 2], [1, 3], [4, 6], [5, 7], [6, 8],
+        [0, 2], [1, 3], [4], [5], [6, 8],
     ]  # fmt: skip
     redo = np.zeros(blocking.total_tiles, np.uint8)
     redo[[2, blocking.tiling.tiles]] = 1
-    assert marked_ranges(blocking, redo).tolist() == [[4, 5], [6, 7], [10, 11], [12, 13]]
+    assert marked_ranges(blocking, redo).tolist() == [[4, 5], [10, 11], [12, 13]]
