@@ -2,10 +2,12 @@
 
     python -m benchmarks.dense [--quick] [--json] [--rounds N]
 
-Each layer is timed in bursts, with a burst of pure multiply-adds before and after each of
-them in the same process, so that a clock or a neighbour that changes meets both. One process
-for each number of threads, since Numba fixes it at the start; both are asked for the same
-layer one after the other.
+Each layer is timed in bursts, with bursts of pure multiply-adds before and after each of them
+in the same process, so that a clock or a neighbour that changes meets both. There are two peaks:
+`at its clock`, in the half millisecond directly behind the layer, before the clock that the layer
+ran at has changed (`roofline.fma_peak_behind`); and `alone`, in bursts as long as the layer's,
+at the higher clock of a processor that loads nothing. One process for each number of threads,
+since Numba fixes it at the start; both are asked for the same layer one after the other.
 """
 
 from __future__ import annotations
@@ -39,7 +41,7 @@ from numbaconv.cpu.target import host
 
 from .demo import check
 from .marked import rewrite
-from .roofline import fma_seconds
+from .roofline import fma_peak_behind, fma_seconds
 
 CHANNELS = (
     (64, 64),
@@ -157,12 +159,17 @@ class Peak:
         fma_seconds(threads, steps=steps)
         seconds = min(fma_seconds(threads, steps=steps)[0] for _ in range(3))
         self.steps = round(steps * BURST / seconds)
-        self.best = max(self.rate() for _ in range(5))
+        self.best = max(self.alone() for _ in range(5))
+        self.behind()
 
-    def rate(self) -> float:
+    def alone(self) -> float:
         """Floating-point operations a second of one burst."""
         seconds, flops = fma_seconds(self.threads, steps=self.steps)
         return flops / seconds
+
+    def behind(self) -> float:
+        """The same at the clock that the last burst of a layer has left."""
+        return fma_peak_behind(self.threads)
 
 
 def spread(values: np.ndarray[Any, Any]) -> dict[str, float]:
@@ -174,13 +181,15 @@ def spread(values: np.ndarray[Any, Any]) -> dict[str, float]:
 def measure(case: Case, peak: Peak, rounds: int, checked: bool) -> dict[str, Any]:
     """Time one layer in both layouts between bursts of the peak.
 
-    The order of a round is peak, channel-last, peak, permute=True, peak.
+    The order of a round is peak alone, channel-last, peak at its clock, peak alone,
+    permute=True, peak at its clock, peak alone.
 
     Returns
     -------
     dict
-        Seconds, GF/s, and for both layouts the share of the peak as median and range of the
-        rounds' ratios; `permute_ratio` is the time of permute=True over channel-last.
+        Seconds, GF/s, and for both layouts the share of the peak at the layer's clock as median
+        and range of the rounds' ratios; `share_alone` is channel-last's of the peak alone;
+        `permute_ratio` is the time of permute=True over channel-last.
     """
     x = np.random.default_rng(0).standard_normal((1, case.length, case.in_channels))
     x = x.astype(np.float32)
@@ -196,21 +205,25 @@ def measure(case: Case, peak: Peak, rounds: int, checked: bool) -> dict[str, Any
     kept: list[tuple[float, ...]] = []
     disturbed: list[tuple[float, ...]] = []
     while len(kept) < rounds and len(disturbed) < MOST_REPEATS * rounds:
-        before, channel_last, between, permuted, after = (
-            peak.rate(), bursts[0].seconds(), peak.rate(), bursts[1].seconds(), peak.rate()
+        before, last, peak_last, between, planar, peak_planar, after = (
+            peak.alone(), bursts[0].seconds(), peak.behind(),
+            peak.alone(), bursts[1].seconds(), peak.behind(), peak.alone(),
         )  # fmt: skip
-        peak.best = max(peak.best, before, between, after)
-        is_calm = min(before, between, after) >= UNDISTURBED * peak.best
-        (kept if is_calm else disturbed).append((before, channel_last, between, permuted, after))
+        alone = (before, between, after)
+        peak.best = max(peak.best, *alone)
+        is_calm = min(alone) >= UNDISTURBED * peak.best
+        (kept if is_calm else disturbed).append((*alone, last, peak_last, planar, peak_planar))
     # Where no round was calm, times of the disturbed ones are reported, and no share is.
-    a, times, b, times_permuted, c = np.array(kept or disturbed).T
-    median = float(np.median(times))
+    before, between, after, last, peak_last, planar, peak_planar = np.array(kept or disturbed).T
+    median = float(np.median(last))
     return dict(
         kernel=kernel, holds=holds, seconds=median, gflops=case.flops / median / 1e9,
-        peak_gflops=float(np.median(a + b + c)) / 3 / 1e9,
-        share=spread(case.flops / times / ((a + b) / 2)),
-        share_permuted=spread(case.flops / times_permuted / ((b + c) / 2)),
-        permute_ratio=spread(times_permuted / times),
+        peak_gflops=float(np.median(peak_last)) / 1e9,
+        peak_alone_gflops=float(np.median(before + between + after)) / 3 / 1e9,
+        share=spread(case.flops / last / peak_last),
+        share_alone=spread(case.flops / last / ((before + between) / 2)),
+        share_permuted=spread(case.flops / planar / peak_planar),
+        permute_ratio=spread(planar / last),
         rounds=len(kept), disturbed_rounds=len(disturbed),
     )  # fmt: skip
 
@@ -331,7 +344,7 @@ def tabulate(rows: Sequence[dict[str, Any]], counts: Sequence[int]) -> Table:
     table.add_column("layer")
     table.add_column("L", justify="right")
     for threads in counts:
-        for heading in (f"ms, {threads} thr.", "GF/s", "of peak (range)", "permute"):
+        for heading in (f"ms, {threads} thr.", "GF/s", "of peak (range)", "alone", "permute"):
             table.add_column(heading, justify="right")
     table.add_column("speed-up", justify="right")
     for row in rows:
@@ -342,6 +355,7 @@ def tabulate(rows: Sequence[dict[str, Any]], counts: Sequence[int]) -> Table:
                 f"{result['seconds'] * 1e3:.2f}",
                 f"{result['gflops']:.0f}",
                 percent(result),
+                f"{result['share_alone']['median']:.0%}",
                 f"{result['permute_ratio']['median']:.2f}",
             ]
         cells.append(f"{row['speed_up']:.2f}" if "speed_up" in row else "–")
@@ -357,14 +371,20 @@ def summary(rows: Sequence[dict[str, Any]], counts: Sequence[int]) -> list[str]:
         calm = [(layer, result) for layer, result in every if result["rounds"]]
         kept = sum(result["rounds"] for _, result in every)
         disturbed = sum(result["disturbed_rounds"] for _, result in every)
-        peak = statistics.median(result["peak_gflops"] for _, result in calm or every)
+        peak, alone = (
+            statistics.median(result[key] for _, result in calm or every)
+            for key in ("peak_gflops", "peak_alone_gflops")
+        )
         lines.append(
-            f"{threads} thread(s), FMA peak {peak:.0f} GF/s; rounds: {kept} kept, {disturbed} "
-            f"disturbed by other work{BUSY if disturbed > kept else ''}"
+            f"{threads} thread(s), FMA peak {peak:.0f} GF/s at the layers' clock, {alone:.0f} "
+            f"alone; rounds: {kept} kept, {disturbed} disturbed by other work"
+            f"{BUSY if disturbed > kept else ''}"
         )
         if not calm:
             continue
-        shares = [result["share"]["median"] for _, result in calm]
+        shares, shares_alone = (
+            [result[key]["median"] for _, result in calm] for key in ("share", "share_alone")
+        )
         permuted = [result["share_permuted"]["median"] for _, result in calm]
         ratios = [result["permute_ratio"]["median"] for _, result in calm]
         below = [
@@ -373,7 +393,9 @@ def summary(rows: Sequence[dict[str, Any]], counts: Sequence[int]) -> list[str]:
             if share < GOAL
         ]
         lines += [
-            f"  share of peak: least {min(shares):.1%}, median {statistics.median(shares):.1%}",
+            f"  share of peak: least {min(shares):.1%}, median {statistics.median(shares):.1%}; "
+            f"of the peak alone: least {min(shares_alone):.1%}, "
+            f"median {statistics.median(shares_alone):.1%}",
             f"  with permute=True: least {min(permuted):.1%}, "
             f"median {statistics.median(permuted):.1%}; "
             f"time over channel-last: median {statistics.median(ratios):.2f}, "

@@ -28,6 +28,12 @@ from .problems import Problem
 # The kernels whose work is not that of the definition.
 METHODS = ("winograd", "fft")
 
+CEILING = (
+    "The ceiling is the smaller of two: multiply-adds from registers in the half millisecond "
+    "behind the layer, before the clock that it ran at has changed; and copy bandwidth at the "
+    "layer's footprint times its operations a byte."
+)
+
 WayRecord = dict[str, Any]
 
 
@@ -65,12 +71,21 @@ class Contest:
         peer, own = self.best(accept), self.ours(preallocated)
         return None if peer is None or own is None else peer / own
 
+    def peak(self) -> float | None:
+        """Multiply-add peak at the clock that our layer left; where that is unknown, alone."""
+        own = self.ways.get(our_way(self.algorithm, True), {})
+        return own.get("fma_peak", self.peak_alone())
+
+    def peak_alone(self) -> float | None:
+        """Multiply-add peak of a processor that does nothing else."""
+        return self.record.get("fma_peak")
+
     def ceiling(self) -> float | None:
         """Operations a second that multiply-adds or memory allow, as measured beside it."""
-        if "fma_peak" not in self.record:
+        peak = self.peak()
+        if peak is None:
             return None
-        memory = self.record["copy_bandwidth"] * self.problem.intensity
-        return min(self.record["fma_peak"], memory)
+        return min(peak, self.record["copy_bandwidth"] * self.problem.intensity)
 
     def is_wrong(self) -> bool:
         return any(way["status"] == "wrong" for way in self.peer_ways())
@@ -116,17 +131,17 @@ class Row:
         seconds = self.seconds()
         return None if seconds is None else self.problem.flops / seconds
 
-    def share(self) -> float | None:
+    def share(self, top: Callable[[Contest], float | None] = Contest.ceiling) -> float | None:
         """Ours over the ceiling of the same process, the median over the processes."""
         flops = self.problem.flops
-        pairs = [(c.ours(), c.ceiling()) for c in self.contests]
-        return median(flops / own / top if own and top else None for own, top in pairs)
+        pairs = [(c.ours(), top(c)) for c in self.contests]
+        return median(flops / own / most if own and most else None for own, most in pairs)
 
     def ceiling(self) -> float | None:
         return median(c.ceiling() for c in self.contests)
 
     def is_bound_by_memory(self) -> bool:
-        peak = median(c.record.get("fma_peak") for c in self.contests)
+        peak = median(c.peak() for c in self.contests)
         return peak is not None and (self.ceiling() or peak) < peak
 
     def rival(
@@ -199,11 +214,15 @@ def times_text(ratio: float | None) -> str:
     return "–" if ratio is None else f"{ratio:.2f}×"
 
 
+def percent(share: float | None) -> str:
+    return "–" if share is None else f"{share:.0%}"
+
+
 def share_text(row: Row) -> str:
     share = row.share()
     if share is None:
         return "–"
-    return f"{share:.0%} {'memory' if row.is_bound_by_memory() else 'FMA'}"
+    return f"{percent(share)} {'memory' if row.is_bound_by_memory() else 'FMA'}"
 
 
 def own_cells(row: Row) -> list[str]:
@@ -247,13 +266,15 @@ def peer_cell(row: Row, peer: str) -> str:
 
 def full_table(rows: Sequence[Row]) -> list[str]:
     peers = list(dict.fromkeys(c.peer for row in rows for c in row.contests))
-    head = ["layer", "kernel", "time", "GF/s", "of the ceiling", *peers, "to the best"]
+    own = ["layer", "kernel", "time", "GF/s", "of the ceiling", "of FMA alone"]
+    head = [*own, *peers, "to the best"]
     cells = []
     for row in rows:
         name, *own = own_cells(row)
         rival = row.rival()
         found = [peer_cell(row, peer) for peer in peers]
-        cells.append([name, row.kernel, *own, *found, times_text(rival and rival[0])])
+        alone = percent(row.share(Contest.peak_alone))
+        cells.append([name, row.kernel, *own, alone, *found, times_text(rival and rival[0])])
     return table(head, cells)
 
 
@@ -358,7 +379,8 @@ def readme_part(results: Results, folder: str) -> str:
     lines = [machine_line(results), "", *disturbed_lines(results), "", *summary(results), ""]
     lines += [f"{count(threads)}, out=:", "", *short_table(direct, auto), ""]
     lines += [*slower_lines(direct), *slower_lines(auto), ""]
-    lines += [*drawing_lines(results, folder), f"All peers: [report]({folder}report.md)."]
+    lines += [*drawing_lines(results, folder), CEILING, ""]
+    lines += [f"All peers, and shares of the FMA peak alone: [report]({folder}report.md)."]
     return "\n".join(lines)
 
 
@@ -371,9 +393,9 @@ def full_report(results: Results) -> str:
     lines = ["# numbaconv against its peers", "", machine_line(results), ""]
     lines += [*disturbed_lines(results), "", *summary(results), ""]
     lines += [
-        "Peers in GF/s: best right way in any layout / best on N-L-C arrays. The ceiling is the "
-        "smaller of the FMA peak and copy bandwidth at the layer's footprint times its "
-        "operations a byte.", "",
+        "Peers in GF/s: best right way in any layout / best on N-L-C arrays. " + CEILING
+        + " Multiply-adds alone run at a higher clock; the column behind it is the share of those.",
+        "",
     ]  # fmt: skip
     for threads, algorithm in itertools.product(results.threads, ALGORITHMS):
         rows = results.rows(threads, algorithm)
@@ -441,11 +463,11 @@ def draw_roofline(direct: Sequence[Row], auto: Sequence[Row], threads: int, path
             axes.plot([x], [rate / 1e9], marker="^", color="tab:orange", markersize=4, zorder=3)
     names = "\n".join(f"{number:2d}  {row.name}" for number, row in enumerate(shown, start=1))
     axes.text(1.02, 1.0, names, va="top", fontsize=8, transform=axes.transAxes)
-    peak = median(c.record.get("fma_peak") for row in shown for c in row.contests)
+    peak = median(c.peak_alone() for row in shown for c in row.contests)
     if peak is not None:
         axes.axhline(peak / 1e9, color="black", linewidth=0.8, linestyle="--")
         right = axes.get_yaxis_transform()
-        axes.text(0.01, peak / 1e9, "FMA peak", va="bottom", fontsize=8, transform=right)
+        axes.text(0.01, peak / 1e9, "FMA peak alone", va="bottom", fontsize=8, transform=right)
     axes.set_xscale("log")
     axes.set_yscale("log")
     axes.set_xlabel("operations for each byte of x, w and y")

@@ -3,7 +3,8 @@
     python -m benchmarks.transforms ratios [--threads N]
     python -m benchmarks.transforms plot OUT.png [--peers FOLDER]
 
-Both run in one process: direct summation, the transform and a burst of multiply-adds in turn.
+Both run in one process: direct summation, the transform and `auto` in turn, each with bursts of
+multiply-adds behind it, at the clock that it ran at.
 FOLDER holds what `benchmarks.run` found for the layers `kernel_size_…` on one core.
 """
 
@@ -24,7 +25,7 @@ from numbaconv import Conv1D
 
 from .problems import KERNEL_SIZES
 from .report import any_way, read
-from .roofline import fma_seconds
+from .roofline import fma_peak, fma_peak_behind
 
 # name: (K, C_in, C_out, L, N, other parameters, algorithm)
 LAYERS: dict[str, tuple[int, int, int, int, int, dict[str, Any], str]] = {
@@ -60,34 +61,39 @@ def calls_of(name: str, threads: int) -> tuple[int, list[Callable[[], Any]]]:
     return 2 * y.size * taps * inputs // parameters.get("num_groups", 1), calls
 
 
-def interleaved(calls: list[Callable[[], Any]], threads: int) -> tuple[list[float], float]:
-    """Seconds of the fastest of several rounds of each call, and the multiply-add peak.
+def interleaved(calls: list[Callable[[], Any]], threads: int) -> tuple[list[float], list[float]]:
+    """Seconds of the fastest of several rounds of each call, and the multiply-add peak behind it.
 
     A call warms up the next: other machines on the same processor empty its caches within a few
     milliseconds.
     """
     seconds: list[list[float]] = [[] for _ in calls]
-    peaks = []
+    peaks: list[list[float]] = [[] for _ in calls]
+    fma_peak_behind(threads)  # compiles
     for _ in range(ROUNDS):
         for i, call in enumerate(calls):
             call()
             start = time.perf_counter()
             call()
             seconds[i].append(time.perf_counter() - start)
-        taken, flops = fma_seconds(threads)
-        peaks.append(flops / taken)
-    return [min(s) for s in seconds], max(peaks)
+            peaks[i].append(fma_peak_behind(threads))
+    return [min(s) for s in seconds], [statistics.median(p) for p in peaks]
 
 
 def ratios(threads: int, names: list[str]) -> None:
-    print(f"| layer, {threads} thread(s) | direct GF/s | transform | auto | of FMA peak |")
-    print("|---|---|---|---|---|")
+    print(
+        f"| layer, {threads} thread(s) | direct GF/s | of FMA peak | transform | auto "
+        "| of FMA peak | of FMA alone |"
+    )
+    print("|---|--:|--:|--:|--:|--:|--:|")
     for name in names:
         flops, calls = calls_of(name, threads)
-        (direct, transform, auto), peak = interleaved(calls, threads)
+        alone = fma_peak(threads)
+        (direct, transform, auto), (peak_direct, peak, _) = interleaved(calls, threads)
         print(
-            f"| {name} | {flops / direct / 1e9:.0f} | {direct / transform:.2f}× "
-            f"| {direct / auto:.2f}× | {flops / transform / peak:.2f}× |",
+            f"| {name} | {flops / direct / 1e9:.0f} | {flops / direct / peak_direct:.0%} "
+            f"| {direct / transform:.2f}× | {direct / auto:.2f}× "
+            f"| {flops / transform / peak:.2f}× | {flops / transform / alone:.2f}× |",
             flush=True,
         )
 
@@ -113,8 +119,8 @@ def by_kernel_size() -> tuple[dict[str, list[tuple[int, float]]], list[float]]:
             layer.filter = w
             out = np.empty_like(layer(x))
             calls.append(lambda layer=layer, x=x, out=out: layer(x, out=out))
-        seconds, peak = interleaved(calls, 1)
-        peaks.append(peak / 1e9)
+        seconds, behind = interleaved(calls, 1)
+        peaks.append(behind[0] / 1e9)
         for kind, taken in zip(kinds, seconds, strict=True):
             series[kind].append((problem.kernel_size, problem.flops / taken / 1e9))
     return series, peaks
@@ -141,7 +147,8 @@ def plot(path: str, peers: Path | None) -> None:
     axes = figure.subplots()
     for name, points in series.items():
         axes.plot(*zip(*points, strict=True), marker="o", label=name)
-    axes.axhline(statistics.median(peaks), color="black", linestyle="--", label="FMA peak")
+    peak = statistics.median(peaks)
+    axes.axhline(peak, color="black", linestyle="--", label="FMA peak at the clock of direct")
     axes.set(
         xscale="log", yscale="log", xlabel="K", ylabel="effective GF/s, one core",
         title="64 → 64 channels, 4096 positions, float32",

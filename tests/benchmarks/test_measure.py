@@ -117,6 +117,8 @@ def test_a_record_has_ceilings_times_and_spread(layer):
         assert record["calls"] >= 1
     for name in OUR_WAYS:
         assert found["ways"][name]["preallocated"] == name.endswith("out=")
+        assert found["ways"][name]["fma_peak"] > 1e8
+    assert "fma_peak" not in found["ways"]["a way"]
 
 
 def test_sides_take_turns(layer):

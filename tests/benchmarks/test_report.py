@@ -46,6 +46,18 @@ def file(peer, layers, threads=2):
     )  # fmt: skip
 
 
+def test_the_ceiling_is_that_of_the_clock_the_layer_ran_at():
+    found = record("pointwise_512", 0.01, {})
+    contest = report.Contest("none", "direct", found)
+    assert contest.peak() == contest.peak_alone() == 2e11
+    found["ways"]["numbaconv direct, out="]["fma_peak"] = 1.6e11
+    assert contest.peak() == contest.ceiling() == 1.6e11
+    assert contest.peak_alone() == 2e11
+    assert report.Contest("none", "auto", found).peak() == 2e11
+    found["copy_bandwidth"] = 1e8
+    assert contest.ceiling() == 1e8 * contest.problem.intensity < 1.6e11
+
+
 @pytest.fixture
 def folder(tmp_path):
     fast = file("fast", {
