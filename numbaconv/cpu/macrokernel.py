@@ -71,6 +71,14 @@ def share(total, worker, workers, multiple):
 
 
 @_jit.inner
+def interior_from(call, first, last):
+    """The first of the positions first … last-1 that is not left of an interior, or `last`."""
+    c = record(call, 0, "call")
+    l = first % c.length_out
+    return min(last, first + c.inside_first - l) if l < c.inside_first else first
+
+
+@_jit.inner
 def compute_positions(element, call, x, y, first, last, first_panel, last_panel):
     """Positions first … last-1, counted through the batch, for some of the panels."""
     c = record(call, 0, "call")
@@ -80,10 +88,15 @@ def compute_positions(element, call, x, y, first, last, first_panel, last_panel)
     while first_panel < last_panel:
         band = first_panel // c.band_panels
         next_panel = min(last_panel, (band + 1) * c.band_panels)
-        compute_band(
-            element, call, x, y, band, first_panel, next_panel, first, last,
-            data(window_buffer), data(stage_buffer),
-        )  # fmt: skip
+        # First the interior, then a border on its left: weights of the next panel are brought
+        # nearer while many positions share those of the last, and a border has few.
+        begin, end = interior_from(call, first, last), last
+        for _ in range(2):
+            compute_band(
+                element, call, x, y, band, first_panel, next_panel, begin, end,
+                data(window_buffer), data(stage_buffer),
+            )  # fmt: skip
+            begin, end = first, begin
         first_panel = next_panel
     keep(window_buffer)
     keep(stage_buffer)
