@@ -57,7 +57,7 @@ TRANSFORM = int64_fields(
 )  # fmt: skip
 
 # One GEMM of a transform: which planes it reads and writes, and its matrix.
-PRODUCT = int64_fields("terms", "stacked", "x_plane", "y_plane", "weights")
+PRODUCT = int64_fields("terms", "stacked", "depth", "x_plane", "y_plane", "weights")
 
 TABLES = {
     "call": CALL, "panel": PANEL, "block": BLOCK, "transform": TRANSFORM, "product": PRODUCT,

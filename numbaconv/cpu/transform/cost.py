@@ -90,7 +90,8 @@ def transform_counts(blocking: TransformBlocking) -> Counts:
     counts: Counts = defaultdict(float)
     for kind in scheme.products():
         calls = groups * blocks * len(kind.x_planes)
-        steps = calls * kind.terms * folding.depth
+        depths = sum(scheme.depth_of(plane, folding) for plane in kind.x_planes)
+        steps = groups * blocks * kind.terms * depths
         for panel in blocking.panels:
             covered = tile_rows(block_tiles * kind.stacked, panel.tile.rows)
             counts["gemm_slots"] += steps * sum(slots(r, panel.tile.vectors) for r in covered)

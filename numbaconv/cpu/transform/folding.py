@@ -42,6 +42,9 @@ class Folding:
         Positions of a row: 1, or B of the polyphase form.
     depth, columns : int
         Input channels (of all phases) and output channels of one group's GEMMs.
+    last_depth : int
+        Input channels of the first phases, those that have the last tap: with K = 3 and stride 2
+        the second phase has one tap less.
     groups : int
     """
 
@@ -51,6 +54,7 @@ class Folding:
     unit: int
     row_positions: int
     depth: int
+    last_depth: int
     columns: int
     groups: int
 
@@ -59,13 +63,15 @@ def fold(geometry: Geometry) -> Folding:
     """Fold stride and dilation."""
     g = math.gcd(geometry.stride, geometry.dilation)
     phases = geometry.stride // g
+    taps = -(-geometry.kernel_size // phases)
     return Folding(
-        taps=-(-geometry.kernel_size // phases),
+        taps=taps,
         phases=phases,
         residues=geometry.dilation // g,
         unit=geometry.dilation,
         row_positions=1,
         depth=phases * geometry.group_in_channels,
+        last_depth=(geometry.kernel_size - (taps - 1) * phases) * geometry.group_in_channels,
         columns=geometry.group_out_channels,
         groups=geometry.num_groups,
     )
@@ -76,7 +82,7 @@ def fold_polyphase(geometry: Geometry, block: int) -> Folding:
     taps = -(-(geometry.kernel_size + block - 1) // block)
     return Folding(
         taps=taps, phases=1, residues=1, unit=block, row_positions=block,
-        depth=block, columns=block, groups=1,
+        depth=block, last_depth=block, columns=block, groups=1,
     )  # fmt: skip
 
 

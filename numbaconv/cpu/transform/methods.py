@@ -14,16 +14,19 @@ from .folding import Folding, fold, fold_polyphase
 from .plan import TransformPlan
 from .scheme import RealFFT, Scheme, Winograd
 
-# F(m, r) in use, by the taps of a phase. F(8,3) and F(4,7) lose more digits than they save time.
-WINOGRAD_TAPS = {2: (3,), 3: (3,), 4: (5,), 5: (5,)}
-WINOGRAD_OUTPUTS = {3: (2, 4, 6), 5: (2, 4)}
+# F(m, r) in use: m outputs by the r taps of a phase, on 4, 6 or 8 points. F(7,2) errs five times
+# as much as direct summation; F(8,3) and F(4,7) lose more digits than they save time.
+WINOGRAD_OUTPUTS = {2: (3, 5), 3: (2, 4, 6), 4: (3, 5), 5: (2, 4)}
 
 FFT_POINTS = (16, 32, 64, 128, 256, 512)
 
 # Products summed for one output from which the largest error on normal and uniform data stays
 # below four times that of direct summation, in the median of several draws; `auto` asks for
 # it. The transforms' own rounding is the same for any sum, and direct summation grows with it.
-LEAST_REDUCTION = {(2, 3): 0, (4, 3): 48, (6, 3): 240, (2, 5): 40, (4, 5): 80}
+LEAST_REDUCTION = {
+    (3, 2): 0, (5, 2): 16, (2, 3): 0, (4, 3): 12, (6, 3): 240,
+    (3, 4): 16, (5, 4): 80, (2, 5): 12, (4, 5): 80,
+}  # fmt: skip
 
 # Fewer valid outputs than a quarter of the points waste the transform.
 LEAST_SHARE = 4
@@ -72,9 +75,8 @@ class Method:
         """Schemes and foldings that can compute it."""
         folding = fold(geometry)
         if self.name == "winograd":
-            for taps in WINOGRAD_TAPS.get(folding.taps, ()):
-                for outputs in WINOGRAD_OUTPUTS[taps]:
-                    yield Winograd(outputs, taps), folding
+            for outputs in WINOGRAD_OUTPUTS.get(folding.taps, ()):
+                yield Winograd(outputs, folding.taps), folding
             return
         yield from ffts(folding)
         if is_polyphase(geometry):

@@ -153,12 +153,13 @@ def marked_ranges(blocking: TransformBlocking, redo: Array) -> Array:
 @lru_cache(maxsize=1024)
 def product_table(blocking: TransformBlocking) -> Array:
     """A row for each GEMM of one group."""
-    scheme = blocking.scheme
+    scheme, folding = blocking.scheme, blocking.folding
     rows, place = [], 0
-    sizes = product_sizes(scheme, blocking.folding.depth, blocking.m_row)
+    sizes = product_sizes(scheme, folding.depth, blocking.m_row)
     for kind, size in zip(scheme.products(), sizes, strict=True):
         for x_plane, y_plane in zip(kind.x_planes, kind.y_planes, strict=True):
-            rows.append((kind.terms, kind.stacked, x_plane, y_plane, place))
+            depth = scheme.depth_of(x_plane, folding)
+            rows.append((kind.terms, kind.stacked, depth, x_plane, y_plane, place))
             place += size
     return np.array(rows, PRODUCT)
 

@@ -13,6 +13,8 @@ from typing import Any
 
 import numpy as np
 
+from .folding import Folding
+
 Array = np.ndarray[Any, Any]
 
 
@@ -78,9 +80,9 @@ class Scheme(ABC):
         One array for each of `products()`: (product, terms*C_in, C_out).
         """
 
-    def macs(self, depth: int) -> int:
-        """Multiply-adds of all GEMMs for one tile and one output channel."""
-        return sum(p.terms * p.stacked * len(p.x_planes) for p in self.products()) * depth
+    def depth_of(self, x_plane: int, folding: Folding) -> int:
+        """Input channels over which the product that reads a plane sums."""
+        return folding.depth
 
 
 def product_sizes(scheme: Scheme, depth: int, columns: int) -> list[int]:
@@ -131,6 +133,10 @@ class Winograd(Scheme):
 
     def matrices(self, planes: Array) -> list[Array]:
         return [planes]
+
+    def depth_of(self, x_plane: int, folding: Folding) -> int:
+        # The last point is infinity, where a filter is its last tap; some phases have none.
+        return folding.last_depth if x_plane == self.points - 1 else folding.depth
 
 
 @dataclass(frozen=True)

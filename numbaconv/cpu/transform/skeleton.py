@@ -136,7 +136,7 @@ def multiply_planes(call, group, tiles, inputs, outputs, zeros, element):
                 zeros,
                 offset(outputs, product.y_plane * m_plane + panel.first_channel),
                 c.v_row, v_plane, 1, 0, c.m_row, 1,
-                tiles * product.stacked, product.terms, c.depth, 1, c.lanes, 0, 0,
+                tiles * product.stacked, product.terms, product.depth, 1, c.lanes, 0, 0,
             )  # fmt: skip
             call_address(panel.kernel, arguments)
 

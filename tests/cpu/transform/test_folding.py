@@ -39,6 +39,8 @@ def test_stride_and_dilation(kernel_size, stride, dilation):
     filter = rng.integers(-4, 5, geometry.filter_shape).astype(float)
     folding = fold(geometry)
     assert folding.taps * folding.phases >= kernel_size > (folding.taps - 1) * folding.phases
+    last = folded_filter(np.ones(geometry.filter_shape), folding)[-1]
+    assert last[: folding.last_depth].all() and not last[folding.last_depth :].any()
     expected = oracle.convolve(x[None], filter, stride=stride, dilation=dilation)[0]
     np.testing.assert_array_equal(through_folding(x, filter, geometry, folding), expected)
     # Neighbours of a residue class read rows one phase cycle further.

@@ -11,6 +11,7 @@ from numbaconv import Conv1D
 from numbaconv.cpu.transform import blocking as transform_blocking
 from numbaconv.cpu.transform.accuracy import error_constant
 from numbaconv.cpu.transform.folding import fold, fold_polyphase
+from numbaconv.cpu.transform.methods import WINOGRAD_OUTPUTS
 from numbaconv.cpu.transform.plan import TransformPlan, marked_ranges
 from numbaconv.cpu.transform.scheme import RealFFT, Winograd
 from numbaconv.cpu.transform.skeleton import locate
@@ -18,7 +19,7 @@ from numbaconv.dispatch import cpu_target
 from tests import oracle
 from tests.strategies import LAYOUTS
 
-WINOGRAD = [Winograd(2, 3), Winograd(4, 3), Winograd(6, 3), Winograd(2, 5), Winograd(4, 5)]
+WINOGRAD = [Winograd(m, taps) for taps, many in WINOGRAD_OUTPUTS.items() for m in many]
 FFT = [RealFFT(n, gauss) for n in (16, 32, 64, 128, 256, 512) for gauss in (True, False)]
 SCHEMES = pytest.mark.parametrize("scheme", [*WINOGRAD, *FFT], ids=lambda scheme: scheme.name)
 # One of each kind of code: pairs of points, straight-line and two passes.
@@ -125,6 +126,19 @@ def test_borders_strides_and_dilations(scheme, parameters):
         x = normal(2, length, 6)
         plan = plan_of(layer, scheme, x)
         assert_close(plan, layer, x)
+
+
+@pytest.mark.parametrize("missing", [1, 2])
+@pytest.mark.parametrize("scheme", WINOGRAD, ids=lambda scheme: scheme.name)
+def test_phases_without_the_last_tap(scheme, missing):
+    """At infinity a filter is its last tap: the product there sums fewer channels."""
+    layer = make_layer(scheme, 10, 18, kernel_size=3 * scheme.taps - missing, stride=3,
+                       num_groups=2, padding="same")  # fmt: skip
+    x = normal(2, 100, 10)
+    plan = plan_of(layer, scheme, x)
+    depths = [scheme.depth_of(p, plan.blocking.folding) for p in range(scheme.points)]
+    assert depths == [3 * 5] * (scheme.points - 1) + [(3 - missing) * 5]
+    assert_close(plan, layer, x)
 
 
 @FEW
