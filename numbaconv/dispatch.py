@@ -2,7 +2,7 @@
 
 The order of the list is the policy. On the CPU:
 
-1. `winograd`      kernels of 3 or 5 taps by Toom-Cook tiles, where asked for or cheaper
+1. `winograd`      kernels of 2 to 5 taps by Toom-Cook tiles, where asked for or cheaper
 2. `fft`           longer kernels by short Fourier transforms, likewise
 3. `fir`           one channel in and out, stride 1
 4. `narrow`        one group, C_out that fills few lanes, C_in that fills many
