@@ -39,7 +39,7 @@ DATA = Path(__file__).with_suffix(".json")
 COSTS = Path(cost.__file__).with_name("costs.json")
 
 # Layers after the public list: a third is for `check`, the others for `fit`.
-RANDOM_LAYERS, LARGE_LAYERS, FILTERS = 600, 75, 60
+RANDOM_LAYERS, LARGE_LAYERS, FILTERS, CHANNEL_FIRST = 600, 75, 60, 150
 CHECKED_EVERY = 3
 MOST_FLOPS, MOST_LARGE_FLOPS = 1.2e9, 8e9
 MOST_SPECTRUM = 64e6
@@ -66,15 +66,17 @@ def public_layers() -> list[Layer]:
     return layers
 
 
-def random_layers() -> Iterator[Layer]:
+def random_layers(
+    count: int = RANDOM_LAYERS, seed: int = 2024, name: str = "random", layout: str = "NLC"
+) -> Iterator[Layer]:
     """Layers of all sizes that a transform could serve, always the same."""
-    rng = np.random.default_rng(2024)
+    rng = np.random.default_rng(seed)
 
     def size(low: float, high: float) -> int:
         return round(math.exp(rng.uniform(math.log(low), math.log(high))))
 
     made = 0
-    while made < RANDOM_LAYERS:
+    while made < count:
         groups = int(rng.choice([1, 1, 1, 1, 1, 2, 4, 8, 16]))
         inputs, outputs = size(2, 400), size(4, 400)
         if rng.random() < 0.6:
@@ -83,11 +85,12 @@ def random_layers() -> Iterator[Layer]:
             groups = inputs = outputs = 1
         inputs, outputs = (-(-c // groups) * groups for c in (inputs, outputs))
         layer = dict(
-            name=f"random {made}", batch=int(rng.choice([1, 1, 2, 8])), length=size(30, 20000),
+            name=f"{name} {made}", batch=int(rng.choice([1, 1, 2, 8])), length=size(30, 20000),
             in_channels=inputs, out_channels=outputs,
             kernel_size=size(2, 60 if inputs > 1 else 2000),
             stride=int(rng.choice([1, 1, 1, 1, 2, 3])), dilation=int(rng.choice([1, 1, 1, 2, 5])),
             num_groups=groups, padding="same", bits=int(rng.choice([32, 32, 32, 64])),
+            layout=layout,
         )  # fmt: skip
         problem = problem_of(layer)
         if 2e5 < problem.flops < MOST_FLOPS and untransformed_bytes(problem) < 100e6:
@@ -135,7 +138,10 @@ def problem_of(layer: Layer, algorithm: Any = "direct") -> ConvProblem:
         layer["num_groups"],
     )  # fmt: skip
     dtype = np.dtype(f"f{layer['bits'] // 8}")
-    return ConvProblem(geometry, layer["batch"], layer["length"], dtype, algorithm=algorithm)
+    return ConvProblem(
+        geometry, layer["batch"], layer["length"], dtype, algorithm=algorithm,
+        layout=layer.get("layout", "NLC"),
+    )  # fmt: skip
 
 
 def untransformed_bytes(problem: ConvProblem) -> int:
@@ -198,6 +204,8 @@ def measure(layer: Layer) -> Layer:
     rng = np.random.default_rng(0)
     x = rng.standard_normal((layer["batch"], layer["length"], g.in_channels)).astype(problem.dtype)
     y = np.empty(problem.out_shape, problem.dtype)
+    if problem.layout == "NCL":
+        x, y = (a.transpose(0, 2, 1).copy().transpose(0, 2, 1) for a in (x, y))
     plans = [make_plan(problem, owner._weights)]
     labels, preparations = ["direct"], [0.0]
     for scheme, folding in candidates(problem):
@@ -306,6 +314,7 @@ def check(measured: list[Layer]) -> None:
         # A transform that was not even tried has no time: count what direct costs.
         ratio = seconds.get(choice, seconds["direct"]) / seconds[fastest]
         kind = "random layers" if layer["name"].startswith("random") else "public list"
+        kind = "channel-first" if problem.layout == "NCL" else kind
         over[kind].append(ratio)
         over["both"].append(ratio)
         if ratio > 1.1:
@@ -326,7 +335,10 @@ def main() -> None:
     measured: list[Layer] = json.loads(DATA.read_text()) if DATA.exists() else []
     if arguments.step == "measure":
         begin, known = time.perf_counter(), {layer["name"] for layer in measured}
-        layers = [*public_layers(), *random_layers(), *large_layers(), *filters()]
+        channel_first = random_layers(CHANNEL_FIRST, 2027, "random channel-first", "NCL")
+        layers = [
+            *public_layers(), *random_layers(), *large_layers(), *filters(), *channel_first
+        ]  # fmt: skip
         for layer in layers[arguments.first : arguments.first + arguments.count]:
             if layer["name"] not in known:
                 measured.append(measure(layer))

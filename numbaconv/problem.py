@@ -180,7 +180,7 @@ class ConvProblem:
         The only epilogue so far.
     algorithm : {"auto", "direct", "winograd", "fft"}
     layout : {"NLC", "NCL"}
-        Which axis the caller's arrays have last; no result depends on it.
+        Which axis the caller's arrays have last; no bit of direct summation depends on it.
     filter_is_new : bool
         Whether this call has to prepare the filter, too: "auto" then counts that.
     precision : {"exact", "3xtf32", "tf32"}

@@ -73,6 +73,23 @@ class TransformBlocking:
         elements = scheme.input_planes * self.v_plane + scheme.output_planes * self.m_plane
         return elements * self.problem.dtype.itemsize
 
+    def run_positions(self, least: int, channels: int) -> int:
+        """Positions of so many channels that are transposed at once, if that is needed at all."""
+        row_bytes = channels * self.problem.dtype.itemsize
+        return max(least, min(MOST_RUN_POSITIONS, self.target.l2 // RUN_SHARE // row_bytes))
+
+    @property
+    def strip_positions(self) -> int:
+        """Positions of x, at least those of a tile."""
+        folding = self.folding
+        reach = (self.scheme.points * folding.phases - 1) * folding.unit + folding.row_positions
+        return self.run_positions(reach, self.problem.geometry.group_in_channels)
+
+    @property
+    def stage_positions(self) -> int:
+        """Positions of y, the same."""
+        return self.run_positions(self.tiling.positions, self.problem.geometry.group_out_channels)
+
     def workers(self, threads: int) -> int:
         if threads == 1 or self.problem.flops < PARALLEL_FLOPS:
             return 1
@@ -84,6 +101,9 @@ class TransformBlocking:
 # 1280 → 1536 K5 by 16 points: 139 ms at 144 tiles, 154 at 72, 179 at 48 (spectrum 173 MiB);
 # 256 → 256 K7 by 64 points: 13.7 ms at 36 tiles, 14.0 at 48, 15.6 at 72 (24 MiB).
 TILES_OF_LARGE_SPECTRA, PLANES_OF_LARGE_SPECTRA = 144, 3
+
+# Positions that are transposed at once, and the share of L2 that they may take.
+MOST_RUN_POSITIONS, RUN_SHARE = 512, 8
 
 # Bytes of planes: what exceeds 32 MiB glibc asks of the system and gives back in every call,
 # and its pages fault (139 → 159 ms at 33 MiB).

@@ -137,6 +137,11 @@ def transform_counts(blocking: TransformBlocking) -> Counts:
     counts["window_elements"] = windows * scheme.points * folding.depth
     counts["tiles"] = tiles
     counts["calls"] = 1
+    if problem.layout == "NCL":
+        counts["x_transposed"] = problem.batch * problem.length * problem.geometry.in_channels
+        # With dilation, neighbours of a tile are no neighbours in y.
+        name = "y_transposed" if folding.residues == 1 else "y_scattered"
+        counts[name] = math.prod(problem.out_shape)
     return counts
 
 
@@ -169,6 +174,7 @@ def direct_counts(problem: ConvProblem, target: Target) -> tuple[str, Counts]:
     geometry, positions = problem.geometry, problem.batch * problem.length_out
     itemsize = problem.dtype.itemsize
     counts: Counts = defaultdict(float)
+    is_transposed = blocking.family.needs_unit_rows != (problem.layout == "NCL")
     for panel in blocking.panels:
         tile = panel.tile
         if tile.family == "fir":
@@ -176,9 +182,8 @@ def direct_counts(problem: ConvProblem, target: Target) -> tuple[str, Counts]:
             continue
         steps = positions / tile.rows * geometry.reduction * panel.slices
         rows, vectors = tile.rows, tile.vectors
-        if tile.family == "planar":  # rows of channels, vectors of positions; y is transposed
+        if tile.family == "planar":  # rows of channels, vectors of positions
             rows, vectors = tile.variant[0], tile.rows // tile.lanes
-            counts["y_elements"] += positions * panel.channels
         counts[f"slots{min(tile.vectors, 4)}"] += steps * slots(rows, vectors)
         counts["panel_tiles"] += positions / tile.rows * len(blocking.reduction)
     filter_bytes = geometry.reduction * blocking.panels[-1].last_column * itemsize
@@ -189,7 +194,12 @@ def direct_counts(problem: ConvProblem, target: Target) -> tuple[str, Counts]:
         counts["filter_bytes"] / FILTER_RATE, sum(counts[f"slots{v}"] for v in range(1, 5))
     )
     counts["positions"] = positions * geometry.num_groups
-    counts["x_elements"] = problem.batch * problem.length * geometry.in_channels
+    x_size, y_size = (
+        problem.batch * problem.length * geometry.in_channels, math.prod(problem.out_shape)
+    )  # fmt: skip
+    counts["x_elements"] = x_size
+    if is_transposed:
+        counts["transposed"] = x_size + y_size
     counts["bytes"] = moved_bytes(problem, target)
     if counts["bytes"] > VERY_FAR_SIZE * target.l2:
         counts["far_bytes"] = counts["bytes"]

@@ -51,8 +51,6 @@ class Method:
             return f"algorithm={problem.algorithm!r}"
         if not target.fma and problem.algorithm == "auto":
             return "no fused multiply-add: not measured there"
-        if problem.layout == "NCL" and problem.algorithm == "auto":
-            return "layout='NCL': channels would have to be gathered for every tile"
         if 0 in problem.out_shape:
             return "nothing to compute"
         candidates = self.candidates(problem)

@@ -209,6 +209,8 @@ def transform_table(
     y_low, y_high = extent(problem.out_shape, y_strides, itemsize)
     # Elements of a row must lie side by side: channels, or positions in the polyphase form.
     is_polyphase = folding.row_positions > 1
+    is_x_in_place = (x_row if is_polyphase else x_channel) == 1
+    is_y_in_place = (y_row if is_polyphase else y_channel) == 1
     # Prefetching gains 1.04-1.1× at 7 to 28 MiB of x (128 → 128 K3, 64 → 128 K8 s4, 15 → 15 K51),
     # nothing at 1 MiB, and loses 4 % at 4 MiB (32 → 32 K7, one channel K1023), on one core.
     is_far = math.prod(x_shape) * itemsize > 2 * blocking.target.l2
@@ -231,8 +233,9 @@ def transform_table(
         unit=folding.unit, row_positions=folding.row_positions,
         in_channels=geometry.group_in_channels, out_channels=geometry.group_out_channels,
         groups=folding.groups, depth=folding.depth, lanes=blocking.target.lanes(problem.dtype),
-        is_x_in_place=x_row == 1 if is_polyphase else x_channel == 1,
-        is_y_in_place=y_row == 1 if is_polyphase else y_channel == 1,
+        is_x_in_place=is_x_in_place, is_y_in_place=is_y_in_place,
+        strip_positions=0 if is_x_in_place else blocking.strip_positions,
+        stage_positions=tiling.positions if is_y_in_place else blocking.stage_positions,
         positions=tiling.positions, short_tiles=tiling.short_tiles, row_tiles=tiling.tiles,
         total_tiles=blocking.total_tiles, block_tiles=blocking.block_tiles,
         v_row=blocking.v_row, v_plane=blocking.v_plane,

@@ -17,15 +17,16 @@ from ... import _jit
 from ..macrokernel import address, share, signature_of
 from ..memory import (
     call_address,
-    copy_block,
     data,
     keep,
+    load,
     offset,
     pointer,
     record,
     store,
 )
 from ..window import fill_strip
+from .runs import FIELDS, empty_stage, hold, place_in_stage, strip_at
 
 # Elements of a cache line, or more.
 LINE = 16
@@ -95,15 +96,19 @@ def plane_distances(call, tiles):
 
 
 @_jit.inner
-def transform_tile(call, x, group, tile, planes, v_plane, window, element):
+def transform_tile(call, x, group, tile, planes, v_plane, window, strip, held, element):
     """One tile of x into the planes."""
     c = record(call, 0, "transform")
     n, l, outputs = locate(call, tile)
     origin = l * c.stride - c.left
     source = offset(x, n * c.x_batch + group * c.in_channels * c.x_channel)
     reach = (c.points * c.phases - 1) * c.unit + c.row_positions
-    if c.is_x_in_place and origin >= 0 and origin + reach <= c.length:
-        source, row = offset(source, origin * c.x_row), c.unit * c.x_row
+    if origin >= 0 and origin + reach <= c.length:
+        if c.is_x_in_place:
+            source, row = offset(source, origin * c.x_row), c.unit * c.x_row
+        else:
+            source = strip_at(call, source, n, origin, reach, strip, held)
+            row = c.unit * c.in_channels
     else:
         fill_tile(window, call, source, origin, outputs)
         source, row = window, c.row_positions * c.in_channels
@@ -142,26 +147,22 @@ def multiply_planes(call, group, tiles, inputs, outputs, zeros, element):
 
 
 @_jit.inner
-def invert_tile(call, y, group, tile, planes, m_plane, stage, flag, element):
-    """One tile of y from the planes, with the bias."""
+def invert_tile(call, y, group, tile, planes, m_plane, stage, held, flag, element):
+    """One tile of one group of y from the planes, with the bias."""
     c = record(call, 0, "transform")
     n, l, outputs = locate(call, tile)
     columns = c.row_positions * c.out_channels
     vectors = (columns + c.lanes - 1) // c.lanes
-    target = offset(y, n * c.y_batch + l * c.y_row + group * c.out_channels * c.y_channel)
-    is_whole = outputs == c.positions and c.is_y_in_place
-    row = c.residues * c.row_positions * c.y_row if is_whole else columns
+    if outputs == c.positions and c.is_y_in_place:
+        target = offset(y, n * c.y_batch + l * c.y_row)
+        row = c.residues * c.row_positions * c.y_row
+    else:
+        target, row = place_in_stage(call, y, n, l, outputs, stage, held), columns
     arguments = (
-        0, planes, target if is_whole else stage,
-        offset(pointer(c.bias, element), group * c.m_row),
+        0, planes, target, offset(pointer(c.bias, element), group * c.m_row),
         m_plane, row, vectors, columns - (vectors - 1) * c.lanes, c.outputs, flag,
     )  # fmt: skip
     call_address(c.inverse, arguments)
-    if not is_whole:
-        copy_block(
-            c.copier, target, c.residues * c.y_row, c.y_channel, stage, c.out_channels, 1,
-            outputs, c.out_channels,
-        )  # fmt: skip
 
 
 def convolve_transformed(element, call, x_address, y_address, worker, workers, redo):
@@ -180,17 +181,21 @@ def convolve_transformed(element, call, x_address, y_address, worker, workers, r
     # One buffer: what malloc gets back last it keeps, and of several large ones gives up some,
     # whose pages then fault in every call (7 of 24 ms at 27 MB).
     sizes = (
-        c.v_size, c.m_size, c.points * c.depth, (c.positions + LINE) * c.out_channels, c.m_row
+        c.v_size, c.m_size, c.points * c.depth, c.strip_positions * c.in_channels,
+        (c.stage_positions + LINE) * c.out_channels, c.m_row,
     )  # fmt: skip
     buffer = np.empty(sum_of_lines(sizes) + LINE, element)
     inputs = on_line(buffer, element)
     outputs = offset(inputs, whole_lines(sizes[0]))
     window = offset(outputs, whole_lines(sizes[1]))
-    stage = offset(window, whole_lines(sizes[2]))
-    zeros = offset(stage, whole_lines(sizes[3]))
+    strip = offset(window, whole_lines(sizes[2]))
+    stage = offset(strip, whole_lines(sizes[3]))
+    zeros = offset(stage, whole_lines(sizes[4]))
     for j in range(c.m_row):
         store(zeros, j, 0.0)
-    flag_buffer = np.zeros(1, np.int64)
+    state = np.zeros(1 + 2 * FIELDS, np.int64)
+    flag = pointer(state.ctypes.data, np.int64)
+    in_strip, in_stage = offset(flag, 1), offset(flag, 1 + FIELDS)
     for unit in range(first, last):
         # Groups inside: each takes a part of the same rows. Were they outside, x and y beyond L2
         # would be read and written anew by each: 128 → 128 K11 of 4 groups, 50 MB, 31 → 25 ms.
@@ -199,20 +204,26 @@ def convolve_transformed(element, call, x_address, y_address, worker, workers, r
         first_tile = c.total_tiles * block // blocks
         tiles = c.total_tiles * (block + 1) // blocks - first_tile
         v_plane, m_plane = plane_distances(call, tiles)
+        y_group = offset(y, group * c.out_channels * c.y_channel)
+        hold(in_strip, 0, 0, 0)
         for q in range(tiles):
-            planes = offset(inputs, q * c.v_row)
-            transform_tile(call, x, group, first_tile + q, planes, v_plane, window, element)
+            planes, tile = offset(inputs, q * c.v_row), first_tile + q
+            transform_tile(
+                call, x, group, tile, planes, v_plane, window, strip, in_strip, element
+            )  # fmt: skip
         multiply_planes(call, group, tiles, inputs, outputs, zeros, element)
         for q in range(tiles):
-            planes = offset(outputs, q * c.m_row)
-            flag_buffer[0] = 0
-            flag = flag_buffer.ctypes.data
-            invert_tile(call, y, group, first_tile + q, planes, m_plane, stage, flag, element)
-            if flag_buffer[0]:
-                store(marks, first_tile + q, 1)
+            planes, tile = offset(outputs, q * c.m_row), first_tile + q
+            store(flag, 0, 0)
+            invert_tile(
+                call, y_group, group, tile, planes, m_plane, stage, in_stage, flag, element
+            )  # fmt: skip
+            if load(flag, 0):
+                store(marks, tile, 1)
                 store(marks, c.total_tiles, 1)
+        empty_stage(call, y_group, stage, in_stage)
     keep(buffer)
-    keep(flag_buffer)
+    keep(state)
 
 
 @functools.cache

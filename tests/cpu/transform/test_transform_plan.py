@@ -128,6 +128,32 @@ def test_borders_strides_and_dilations(scheme, parameters):
         assert_close(plan, layer, x)
 
 
+@FEW
+@pytest.mark.parametrize("most", [1, 100, 512])
+@pytest.mark.parametrize("parameters", [
+    dict(padding="same"), dict(padding=(-3, 40)), dict(padding="causal", dilation=3),
+    dict(padding="same", stride=2), dict(padding=(9, 4), padding_mode="circular", num_groups=2),
+], ids=str)  # fmt: skip
+def test_channel_first_arrays_in_runs_of_tiles(scheme, most, parameters, monkeypatch):
+    """Strips and stages of one tile, of several, and of all."""
+    monkeypatch.setattr(transform_blocking, "MOST_RUN_POSITIONS", most)
+    phases = parameters.get("stride", 1)
+    kernel_size = taps_for(scheme) * phases
+    layer = make_layer(scheme, 34, 22, kernel_size=kernel_size, **parameters)
+    positions = scheme.outputs(taps_for(scheme)) * phases
+    for length in (layer._geometry.span + 9, 7 * positions + 1, 12 * positions * layer.dilation + 2):
+        x = normal(2, length, 34).transpose(0, 2, 1).copy().transpose(0, 2, 1)
+        transform_blocking.transform_blocking.cache_clear()
+        plan = plan_of(layer, scheme, x)
+        y = np.full(plan.problem.out_shape, np.nan, "float32").transpose(0, 2, 1).copy()
+        y = y.transpose(0, 2, 1)
+        plan.execute(x, y, 2)
+        assert_close(plan, layer, x, y)
+        # Not a bit depends on the layout.
+        np.testing.assert_array_equal(y, run(plan_of(layer, scheme, x), x.copy()))
+    transform_blocking.transform_blocking.cache_clear()
+
+
 @pytest.mark.parametrize("missing", [1, 2])
 @pytest.mark.parametrize("scheme", WINOGRAD, ids=lambda scheme: scheme.name)
 def test_phases_without_the_last_tap(scheme, missing):
