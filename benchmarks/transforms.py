@@ -44,21 +44,23 @@ ROUNDS = 9
 
 
 def calls_of(name: str, threads: int) -> tuple[int, list[Callable[[], Any]]]:
-    """Operations of the definition; direct summation, the named transform and auto."""
+    """Operations of the definition; direct summation, the named transform, auto with and without
+    permute=True.
+    """
     taps, inputs, outputs, length, batch, parameters, algorithm = LAYERS[name]
     rng = np.random.default_rng(0)
     x = rng.standard_normal((batch, length, inputs)).astype(np.float32)
-    calls, y = [], None
-    for kind in ("direct", algorithm, "auto"):
+    calls, size = [], 0
+    for kind, permute in (("direct", False), (algorithm, False), ("auto", False), ("auto", True)):
         layer = Conv1D(
-            taps, inputs, outputs, rng=0, algorithm=kind, threads=threads,
+            taps, inputs, outputs, rng=0, algorithm=kind, threads=threads, permute=permute,
             **{"padding": "same", **parameters},
         )  # fmt: skip
-        y = layer(x)
-        out = np.empty_like(y)
-        calls.append(lambda layer=layer, out=out: layer(x, out=out))
-    assert y is not None
-    return 2 * y.size * taps * inputs // parameters.get("num_groups", 1), calls
+        given = x.transpose(0, 2, 1).copy() if permute else x
+        out = layer(given)
+        size = out.size
+        calls.append(lambda layer=layer, given=given, out=out: layer(given, out=out))
+    return 2 * size * taps * inputs // parameters.get("num_groups", 1), calls
 
 
 def interleaved(calls: list[Callable[[], Any]], threads: int) -> tuple[list[float], list[float]]:
@@ -83,17 +85,18 @@ def interleaved(calls: list[Callable[[], Any]], threads: int) -> tuple[list[floa
 def ratios(threads: int, names: list[str]) -> None:
     print(
         f"| layer, {threads} thread(s) | direct GF/s | of FMA peak | transform | auto "
-        "| of FMA peak | of FMA alone |"
+        "| of FMA peak | of FMA alone | permute |"
     )
-    print("|---|--:|--:|--:|--:|--:|--:|")
+    print("|---" + "|--:" * 7 + "|")
     for name in names:
         flops, calls = calls_of(name, threads)
         alone = fma_peak(threads)
-        (direct, transform, auto), (peak_direct, peak, _) = interleaved(calls, threads)
+        (direct, transform, auto, permuted), (peak_direct, peak, *_) = interleaved(calls, threads)
         print(
             f"| {name} | {flops / direct / 1e9:.0f} | {flops / direct / peak_direct:.0%} "
             f"| {direct / transform:.2f}× | {direct / auto:.2f}× "
-            f"| {flops / transform / peak:.2f}× | {flops / transform / alone:.2f}× |",
+            f"| {flops / transform / peak:.2f}× | {flops / transform / alone:.2f}× "
+            f"| {permuted / auto:.2f}× |",
             flush=True,
         )
 

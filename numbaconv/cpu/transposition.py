@@ -21,6 +21,10 @@ from .vector import VectorBuilder, i64
 # Rows and columns from which a square is worth its shuffles, which are as many for fewer.
 LEAST = 2
 
+# Elements from which lines of the caller's array are prefetched before they are written: runs of
+# 170 positions of 384 channels take 0.75 of the time, smaller blocks of the direct kernels 1.02.
+LEAST_PREFETCHED = 48 << 10
+
 
 def emit_transpose(v: VectorBuilder, rows: list) -> list:
     """Transpose VL vectors of VL lanes: log2(VL) rounds of exchanges between pairs."""
@@ -57,6 +61,22 @@ def transpose_square(typingctx, target, target_row, source, source_row):
         return context.get_dummy_value()
 
     return types.void(target, types.int64, source, types.int64), codegen
+
+
+@intrinsic
+def prefetch_square(typingctx, first, row):
+    """Prefetch the lines at first[r*row], r < VL, which are to be written."""
+    bits = first.dtype.bitwidth
+    lanes = host().vector_bytes * 8 // bits
+
+    def codegen(context, builder, signature, values):
+        address, step = values
+        v = VectorBuilder(builder, bits, lanes, fma=False)
+        for r in range(lanes):
+            v.prefetch(v.at(address, builder.mul(step, i64(r))), writes=True)
+        return context.get_dummy_value()
+
+    return types.void(first, types.int64), codegen
 
 
 @intrinsic
@@ -187,13 +207,19 @@ def transpose(target, target_row, source, source_column, rows, columns):
     """target[r*target_row + c] = source[r + c*source_column], by squares and their remainders."""
     lanes = lanes_of(target)
     tall, wide = (rows + lanes - 1) // lanes, (columns + lanes - 1) // lanes
-    # The longer axis inside: positions, which are contiguous in the caller's array.
-    inside = max(tall, wide)
+    # Inside goes the axis that is contiguous where rows lie further apart: the positions of the
+    # caller's array, whose rows lie on pages of their own (in windows of 170 positions of 384
+    # channels the other order takes three times as long).
+    is_tall = source_column > target_row
+    inside = tall if is_tall else wide
+    is_ahead = not is_tall and rows * columns >= LEAST_PREFETCHED
     for block in range(tall * wide):
         outer, inner = block // inside * lanes, block % inside * lanes
-        r, c = (inner, outer) if tall == inside else (outer, inner)
+        r, c = (inner, outer) if is_tall else (outer, inner)
         to, square = offset(target, r * target_row + c), offset(source, r + c * source_column)
         if r + lanes <= rows and c + lanes <= columns:
+            if is_ahead:
+                prefetch_square(offset(to, lanes * target_row), target_row)
             transpose_square(to, target_row, square, source_column)
         else:
             transpose_edge(

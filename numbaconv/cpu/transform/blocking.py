@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from dataclasses import dataclass
 
 from ...problem import ConvProblem, Geometry
@@ -73,22 +74,29 @@ class TransformBlocking:
         elements = scheme.input_planes * self.v_plane + scheme.output_planes * self.m_plane
         return elements * self.problem.dtype.itemsize
 
-    def run_positions(self, least: int, channels: int) -> int:
-        """Positions of so many channels that are transposed at once, if that is needed at all."""
-        row_bytes = channels * self.problem.dtype.itemsize
-        return max(least, min(MOST_RUN_POSITIONS, self.target.l2 // RUN_SHARE // row_bytes))
+    def run_positions(self, least: int, channels: int, step: int) -> int:
+        """Positions of so many channels that are transposed at once, if that is needed at all.
+
+        A multiple of `step` and of a vector, if so many are allowed: remainders of squares of
+        vectors take several times as long as squares.
+        """
+        itemsize = self.problem.dtype.itemsize
+        most = min(MOST_RUN_POSITIONS, self.target.l2 // RUN_SHARE // (channels * itemsize))
+        whole = math.lcm(step, self.target.lanes(self.problem.dtype))
+        return max(least, most // whole * whole or most)
 
     @property
     def strip_positions(self) -> int:
         """Positions of x, at least those of a tile."""
         folding = self.folding
         reach = (self.scheme.points * folding.phases - 1) * folding.unit + folding.row_positions
-        return self.run_positions(reach, self.problem.geometry.group_in_channels)
+        return self.run_positions(reach, self.problem.geometry.group_in_channels, 1)
 
     @property
     def stage_positions(self) -> int:
-        """Positions of y, the same."""
-        return self.run_positions(self.tiling.positions, self.problem.geometry.group_out_channels)
+        """Positions of y, the same; tiles follow each other without a gap."""
+        tile = self.tiling.positions
+        return self.run_positions(tile, self.problem.geometry.group_out_channels, tile)
 
     def workers(self, threads: int) -> int:
         if threads == 1 or self.problem.flops < PARALLEL_FLOPS:

@@ -141,7 +141,11 @@ def test_channel_first_arrays_in_runs_of_tiles(scheme, most, parameters, monkeyp
     kernel_size = taps_for(scheme) * phases
     layer = make_layer(scheme, 34, 22, kernel_size=kernel_size, **parameters)
     positions = scheme.outputs(taps_for(scheme)) * phases
-    for length in (layer._geometry.span + 9, 7 * positions + 1, 12 * positions * layer.dilation + 2):
+    for length in (
+        layer._geometry.span + 9,
+        7 * positions + 1,
+        12 * positions * layer.dilation + 2,
+    ):
         x = normal(2, length, 34).transpose(0, 2, 1).copy().transpose(0, 2, 1)
         transform_blocking.transform_blocking.cache_clear()
         plan = plan_of(layer, scheme, x)
