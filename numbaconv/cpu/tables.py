@@ -52,7 +52,7 @@ TRANSFORM = int64_fields(
     "lanes", "is_x_in_place", "is_y_in_place",
     "positions", "short_tiles", "row_tiles",  # see Tiling
     "strip_positions", "stage_positions",  # what `transform.runs` holds of x and y
-    "total_tiles", "block_tiles",
+    "total_tiles", "blocks", "step",  # see TransformBlocking
     "v_row", "v_plane", "v_size", "m_row", "m_plane", "m_size", "is_stacked", "copier",
     "prefetched_rows",
 )  # fmt: skip

@@ -39,8 +39,10 @@ class TransformBlocking:
     tiling : Tiling
     panels : tuple of Panel
         Of the columns of one group, padded to whole vectors.
-    block_tiles : int
-        Tiles that are transformed before the GEMMs.
+    blocks : int
+        Into which the tiles are cut; those of a block are transformed before the GEMMs.
+    step : int
+        Blocks begin at multiples of so many tiles: those of a register tile, if they are many.
     v_row, v_plane, m_row, m_plane : int
         Elements from tile to tile and from plane to plane, of input and output; stacked planes
         follow each other tile by tile, so that of fewer tiles they lie closer.
@@ -52,7 +54,8 @@ class TransformBlocking:
     folding: Folding
     tiling: Tiling
     panels: tuple[Panel, ...]
-    block_tiles: int
+    blocks: int
+    step: int
     v_row: int
     v_plane: int
     m_row: int
@@ -61,6 +64,19 @@ class TransformBlocking:
     @property
     def total_tiles(self) -> int:
         return self.problem.batch * self.tiling.tiles
+
+    @property
+    def block_tiles(self) -> int:
+        """Tiles of the largest blocks."""
+        return max(tiles for tiles, _ in self.block_sizes)
+
+    @property
+    def block_sizes(self) -> list[tuple[int, int]]:
+        """Tiles, and how many blocks have so many; the last may have some less."""
+        steps = -(-self.total_tiles // self.step)
+        least, more = divmod(steps, self.blocks)
+        sizes = (least, self.blocks - more), (least + 1, more)
+        return [(size * self.step, blocks) for size, blocks in sizes if blocks]
 
     @property
     def group_weights(self) -> int:
@@ -101,14 +117,19 @@ class TransformBlocking:
     def workers(self, threads: int) -> int:
         if threads == 1 or self.problem.flops < PARALLEL_FLOPS:
             return 1
-        return min(threads, self.folding.groups * -(-self.total_tiles // self.block_tiles))
+        return min(threads, self.folding.groups * self.blocks)
 
 
-# Tiles of a block where the spectrum of a group does not stay in L2: at most so many, and as
-# many as make the planes a third of the spectrum, which is read for every block.
-# 1280 → 1536 K5 by 16 points: 139 ms at 144 tiles, 154 at 72, 179 at 48 (spectrum 173 MiB);
-# 256 → 256 K7 by 64 points: 13.7 ms at 36 tiles, 14.0 at 48, 15.6 at 72 (24 MiB).
-TILES_OF_LARGE_SPECTRA, PLANES_OF_LARGE_SPECTRA = 144, 3
+# Share of L2 up to which the spectrum of a group stays there, and that of planes beside it.
+# 15 → 15 K51 by 256 points takes 3.4 ms with planes of 3/16, 1/4 or 3/8 of L2, 3.9 with 3/4; ten
+# layers on two cores take 1.08 times as long with 3/4 as with 1/4.
+KEPT_SPECTRUM, PLANES_BESIDE = 3 / 4, 1 / 4
+
+# Planes beside a spectrum that does not stay, which is read for every block: as many times L2, or
+# this share of the spectrum if that is more, and at most so many tiles. 64 → 384 K15 by 32 points
+# (spectrum 4.4 MiB, L2 2 MiB) takes 0.85 of the time with 60 tiles (4.8 MiB) instead of 18;
+# 256 → 96 K15 by 128 points (18 MiB) takes 1.15 times as long with 68 tiles (17 MiB) as with 24.
+PLANES_OF_LARGE_SPECTRA, SHARE_OF_LARGE_SPECTRA, TILES_OF_LARGE_SPECTRA = 3, 1 / 3, 144
 
 # Positions that are transposed at once, and the share of L2 that they may take.
 MOST_RUN_POSITIONS, RUN_SHARE = 512, 8
@@ -118,23 +139,32 @@ MOST_RUN_POSITIONS, RUN_SHARE = 512, 8
 MOST_PLANE_BYTES = 24 << 20
 
 
-def tiles_of_block(
-    total: int, tile_bytes: int, filter_bytes: int, rows: int, target: Target
-) -> int:
-    """Tiles whose planes fit in L2 beside the spectrum; many where the spectrum is larger.
+# Register tiles of each further thread from which blocks consist of whole ones: the larger share
+# of two threads is then at most 1.3 times the smaller one.
+LEAST_STEPS = 8
 
-    Every block reads the spectrum of each group. A quarter of L2 is left to x and y, and
-    planes have a quarter at least: 32 → 32 K40 takes 2.4 ms with planes of 0.5 to 1 MiB beside
-    a spectrum of 0.75, 2.8 with 1.5 MiB, 3.1 with 2. Blocks are nearly equal, and whole
-    register tiles.
+
+def cut_tiles(
+    total: int, tile_bytes: int, filter_bytes: int, rows: int, target: Target, shares: int
+) -> tuple[int, int]:
+    """Blocks of tiles whose planes stay in L2 beside the spectrum and x and y; and their step.
+
+    They hold `rows` tiles at least, which one register tile takes, if their planes fit at all;
+    are larger if the spectrum does not stay; and as many for each of `shares` threads: of nine
+    blocks one of two threads has 1.11 times its share.
     """
-    fitting = max(1, max(target.l2 // 4, target.l2 * 3 // 4 - filter_bytes) // tile_bytes)
-    if filter_bytes > target.l2:
-        share = filter_bytes // (PLANES_OF_LARGE_SPECTRA * tile_bytes)
-        fitting = max(fitting, min(TILES_OF_LARGE_SPECTRA, share))
-    fitting = max(1, min(fitting, MOST_PLANE_BYTES // tile_bytes))
-    blocks = max(1, round(total / fitting))
-    return min(total, round_up(-(-total // blocks), rows))
+    if filter_bytes <= KEPT_SPECTRUM * target.l2:
+        fitting = int(PLANES_BESIDE * target.l2) // tile_bytes
+        fitting = max(fitting, min(rows, target.l2 // 2 // tile_bytes))
+    else:
+        planes = max(
+            PLANES_OF_LARGE_SPECTRA * target.l2, int(SHARE_OF_LARGE_SPECTRA * filter_bytes)
+        )
+        fitting = min(TILES_OF_LARGE_SPECTRA, min(planes, MOST_PLANE_BYTES) // tile_bytes)
+    step = rows if total >= LEAST_STEPS * (shares - 1) * rows and fitting >= rows else 1
+    steps, steps_of_block = -(-total // step), max(1, round(fitting / step))
+    blocks = shares * max(1, round(steps / (shares * steps_of_block)))
+    return max(1, min(steps, blocks)), step
 
 
 @functools.lru_cache(maxsize=1024)
@@ -156,15 +186,16 @@ def transform_blocking(
     tile_bytes = (scheme.input_planes * v_row + scheme.output_planes * m_row) * itemsize
     filter_bytes = spectrum_size(scheme, folding.depth, m_row) * itemsize
     total = problem.batch * tiling.tiles
+    shares = threads // math.gcd(threads, folding.groups)
     rows = max(panel.tile.rows for panel in panels) // scheme.stacked
-    share = -(-total // max(1, threads // folding.groups))
-    block_tiles = tiles_of_block(share, tile_bytes, filter_bytes, rows, target)
+    blocks, step = cut_tiles(total, tile_bytes, filter_bytes, rows, target, shares)
+    block_tiles = step * -(-total // (step * blocks))
     if filter_bytes * folding.groups > target.l2:
         panels = cut(sharing=block_tiles * scheme.stacked)
     v_plane, m_plane = block_tiles * v_row, block_tiles * m_row
     if scheme.stacked == 1:
         v_plane, m_plane = (odd_lines(plane, itemsize) for plane in (v_plane, m_plane))
     return TransformBlocking(
-        problem, target, scheme, folding, tiling, tuple(panels), block_tiles,
+        problem, target, scheme, folding, tiling, tuple(panels), blocks, step,
         v_row, v_plane, m_row, m_plane,
     )  # fmt: skip

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import importlib.resources
+import itertools
 import json
 import math
 from collections import defaultdict
@@ -42,6 +43,9 @@ SLOT, FILTER_RATE = 0.18, 8.0
 # The same of spectra far away, which are prefetched (26 in a loop that only reads), and the share
 # of the multiply-adds that hides it.
 SPECTRUM_RATE, HIDING = 20.0, 0.3
+
+# Share of L2 that the spectra of all groups may have so that the next call finds them there.
+KEPT = 0.5
 
 # How many times L2 planes or spectra are from which they cost more than others beyond L2.
 FAR_SIZE = 4
@@ -85,15 +89,14 @@ def transform_counts(blocking: TransformBlocking) -> Counts:
     target, itemsize = blocking.target, blocking.problem.dtype.itemsize
     lanes = target.lanes(problem.dtype)
     groups, tiles = folding.groups, blocking.total_tiles * folding.groups
-    blocks = -(-blocking.total_tiles // blocking.block_tiles)
-    block_tiles = -(-blocking.total_tiles // blocks)
+    blocks, sizes = blocking.blocks, blocking.block_sizes
     counts: Counts = defaultdict(float)
     for kind in scheme.products():
-        calls = groups * blocks * len(kind.x_planes)
         depths = sum(scheme.depth_of(plane, folding) for plane in kind.x_planes)
-        steps = groups * blocks * kind.terms * depths
-        for panel in blocking.panels:
-            covered = tile_rows(block_tiles * kind.stacked, panel.tile.rows)
+        for (tiles_of_block, number), panel in itertools.product(sizes, blocking.panels):
+            calls = groups * number * len(kind.x_planes)
+            steps = groups * number * kind.terms * depths
+            covered = tile_rows(tiles_of_block * kind.stacked, panel.tile.rows)
             counts["gemm_slots"] += steps * sum(slots(r, panel.tile.vectors) for r in covered)
             counts["gemm_tiles"] += calls * len(covered)
             counts["gemm_lines"] += steps * panel.tile.vectors * len(covered)
@@ -101,15 +104,17 @@ def transform_counts(blocking: TransformBlocking) -> Counts:
     counts["y_planes"] = tiles * scheme.output_planes * blocking.m_row / lanes
     spectrum = blocking.group_weights * itemsize
     # In a program other layers have been in the caches since the last call.
-    is_kept = groups * spectrum + blocking.plane_bytes <= target.l2
+    is_kept = groups * spectrum <= KEPT * target.l2
     bytes_read = groups * spectrum * (1 if is_kept else blocks)
-    if groups * spectrum > FAR_SIZE * target.l2:
-        counts["stall"] = stall(bytes_read / SPECTRUM_RATE, HIDING * counts["gemm_slots"])
-    else:
+    if is_kept:
         counts["spectrum_bytes"] = bytes_read
+    else:
+        counts["stall"] = stall(bytes_read / SPECTRUM_RATE, HIDING * counts["gemm_slots"])
+        is_far = groups * spectrum > FAR_SIZE * target.l2
+        counts["far_spectrum_bytes" if is_far else "near_spectrum_bytes"] = bytes_read
     planes = scheme.input_planes * blocking.v_row + scheme.output_planes * blocking.m_row
     plane_bytes = tiles * planes * itemsize
-    if blocking.plane_bytes > target.l2:
+    if blocking.plane_bytes + spectrum > target.l2:
         counts["plane_bytes"] = plane_bytes
     if blocking.plane_bytes > FAR_SIZE * target.l2:
         counts["far_plane_bytes"] = plane_bytes

@@ -237,7 +237,7 @@ def transform_table(
         strip_positions=0 if is_x_in_place else blocking.strip_positions,
         stage_positions=tiling.positions if is_y_in_place else blocking.stage_positions,
         positions=tiling.positions, short_tiles=tiling.short_tiles, row_tiles=tiling.tiles,
-        total_tiles=blocking.total_tiles, block_tiles=blocking.block_tiles,
+        total_tiles=blocking.total_tiles, blocks=blocking.blocks, step=blocking.step,
         v_row=blocking.v_row, v_plane=blocking.v_plane,
         v_size=scheme.input_planes * blocking.v_plane,
         m_row=blocking.m_row, m_plane=blocking.m_plane, is_stacked=scheme.stacked > 1,

@@ -165,6 +165,14 @@ def invert_tile(call, y, group, tile, planes, m_plane, stage, held, flag, elemen
     call_address(c.inverse, arguments)
 
 
+@_jit.inner
+def first_tile_of(call, block):
+    """Blocks are equal but for one step, and begin at multiples of it."""
+    c = record(call, 0, "transform")
+    steps = (c.total_tiles + c.step - 1) // c.step
+    return min(c.total_tiles, steps * block // c.blocks * c.step)
+
+
 def convolve_transformed(element, call, x_address, y_address, worker, workers, redo):
     """One worker's share of (block of tiles, group).
 
@@ -175,9 +183,8 @@ def convolve_transformed(element, call, x_address, y_address, worker, workers, r
     x = offset(pointer(x_address, element), c.crop * c.x_row)
     y = pointer(y_address, element)
     marks = pointer(redo, np.uint8)
-    blocks = (c.total_tiles + c.block_tiles - 1) // c.block_tiles
-    first = share(c.groups * blocks, worker, workers, 1)
-    last = share(c.groups * blocks, worker + 1, workers, 1)
+    first = share(c.groups * c.blocks, worker, workers, 1)
+    last = share(c.groups * c.blocks, worker + 1, workers, 1)
     # One buffer: what malloc gets back last it keeps, and of several large ones gives up some,
     # whose pages then fault in every call (7 of 24 ms at 27 MB).
     sizes = (
@@ -201,8 +208,8 @@ def convolve_transformed(element, call, x_address, y_address, worker, workers, r
         # would be read and written anew by each: 128 → 128 K11 of 4 groups, 50 MB, 31 → 25 ms.
         block = unit // c.groups
         group = unit - block * c.groups
-        first_tile = c.total_tiles * block // blocks
-        tiles = c.total_tiles * (block + 1) // blocks - first_tile
+        first_tile = first_tile_of(call, block)
+        tiles = first_tile_of(call, block + 1) - first_tile
         v_plane, m_plane = plane_distances(call, tiles)
         y_group = offset(y, group * c.out_channels * c.y_channel)
         hold(in_strip, 0, 0, 0)
