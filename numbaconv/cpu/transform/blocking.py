@@ -136,8 +136,7 @@ MOST_RUN_POSITIONS, RUN_SHARE = 512, 8
 
 # Bytes of planes: what exceeds 32 MiB glibc asks of the system and gives back in every call,
 # and its pages fault (139 → 159 ms at 33 MiB).
-MOST_PLANE_BYTES = 24 << 20
-
+MOST_PLANE_BYTES = 30 << 20
 
 # Register tiles of each further thread from which blocks consist of whole ones: the larger share
 # of two threads is then at most 1.3 times the smaller one.
@@ -160,10 +159,11 @@ def cut_tiles(
         planes = max(
             PLANES_OF_LARGE_SPECTRA * target.l2, int(SHARE_OF_LARGE_SPECTRA * filter_bytes)
         )
-        fitting = min(TILES_OF_LARGE_SPECTRA, min(planes, MOST_PLANE_BYTES) // tile_bytes)
+        fitting = min(TILES_OF_LARGE_SPECTRA, planes // tile_bytes)
     step = rows if total >= LEAST_STEPS * (shares - 1) * rows and fitting >= rows else 1
     steps, steps_of_block = -(-total // step), max(1, round(fitting / step))
-    blocks = shares * max(1, round(steps / (shares * steps_of_block)))
+    least = -(-total * tile_bytes // (shares * MOST_PLANE_BYTES))
+    blocks = shares * max(least, round(steps / (shares * steps_of_block)))
     return max(1, min(steps, blocks)), step
 
 
