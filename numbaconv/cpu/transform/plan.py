@@ -243,7 +243,7 @@ def transform_table(
         m_row=blocking.m_row, m_plane=blocking.m_plane, is_stacked=scheme.stacked > 1,
         m_size=scheme.output_planes * blocking.m_plane,
         prefetched_rows=scheme.outputs(folding.taps) if is_far else 0,
-        copier=0 if x_channel == y_channel == 1 else copier_address(problem.dtype),
+        copier=0 if is_x_in_place and is_y_in_place else copier_address(problem.dtype),
     )  # fmt: skip
     table: Array = np.array([tuple(values[name] for name in TRANSFORM.names or ())], TRANSFORM)
     return (table, products, panels)

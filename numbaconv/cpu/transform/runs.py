@@ -11,7 +11,7 @@ many of them.
 from __future__ import annotations
 
 from ... import _jit
-from ..memory import copy_block, load, offset, record, store
+from ..memory import call_address, load, move, offset, record, store
 
 ROW, FIRST, COUNT = range(3)
 FIELDS = 3
@@ -32,10 +32,11 @@ def strip_at(call, x, row, origin, reach, strip, held):
     if row != load(held, ROW) or origin < begin or origin + reach > begin + load(held, COUNT):
         begin, count = origin, min(c.strip_positions, c.length - origin)
         hold(held, row, begin, count)
-        copy_block(
-            c.copier, strip, c.in_channels, 1,
+        arguments = (
+            strip, c.in_channels, 1,
             offset(x, begin * c.x_row), c.x_row, c.x_channel, count, c.in_channels,
         )  # fmt: skip
+        call_address(c.copier, arguments)
     return offset(strip, (origin - begin) * c.in_channels)
 
 
@@ -61,8 +62,17 @@ def empty_stage(call, y, stage, held):
     c = record(call, 0, "transform")
     row, begin, count = load(held, ROW), load(held, FIRST), load(held, COUNT)
     if count:
-        copy_block(
-            c.copier, offset(y, row * c.y_batch + begin * c.y_row), c.residues * c.y_row,
-            c.y_channel, stage, c.out_channels, 1, count, c.out_channels,
-        )  # fmt: skip
+        target = offset(y, row * c.y_batch + begin * c.y_row)
+        y_row = c.residues * c.y_row
+        if c.is_y_in_place:  # but for a short tile
+            columns = c.out_channels
+            if y_row == columns:
+                count, columns = 1, count * columns
+            for i in range(count):
+                move(offset(target, i * y_row), offset(stage, i * columns), columns)
+        else:
+            arguments = (
+                target, c.y_channel, y_row, stage, 1, c.out_channels, c.out_channels, count
+            )  # fmt: skip
+            call_address(c.copier, arguments)
         store(held, COUNT, 0)
