@@ -33,12 +33,6 @@ LINE = 16
 
 
 @_jit.inner
-def on_line(buffer, element):
-    """The first cache line that begins in `buffer`."""
-    return pointer((buffer.ctypes.data + 63) // 64 * 64, element)
-
-
-@_jit.inner
 def whole_lines(elements):
     return (elements + LINE - 1) // LINE * LINE
 
@@ -191,8 +185,12 @@ def convolve_transformed(element, call, x_address, y_address, worker, workers, r
         c.v_size, c.m_size, c.points * c.depth, c.strip_positions * c.in_channels,
         (c.stage_positions + LINE) * c.out_channels, c.m_row,
     )  # fmt: skip
-    buffer = np.empty(sum_of_lines(sizes) + LINE, element)
-    inputs = on_line(buffer, element)
+    buffer = np.empty(sum_of_lines(sizes) + 2 * LINE, element)
+    state = (buffer.ctypes.data + 63) // 64 * 64  # a cache line: the flag, and what runs hold
+    flag = pointer(state, np.int64)
+    in_strip, in_stage = offset(flag, 1), offset(flag, 1 + FIELDS)
+    hold(in_stage, 0, 0, 0)
+    inputs = pointer(state + 64, element)
     outputs = offset(inputs, whole_lines(sizes[0]))
     window = offset(outputs, whole_lines(sizes[1]))
     strip = offset(window, whole_lines(sizes[2]))
@@ -200,9 +198,6 @@ def convolve_transformed(element, call, x_address, y_address, worker, workers, r
     zeros = offset(stage, whole_lines(sizes[4]))
     for j in range(c.m_row):
         store(zeros, j, 0.0)
-    state = np.zeros(1 + 2 * FIELDS, np.int64)
-    flag = pointer(state.ctypes.data, np.int64)
-    in_strip, in_stage = offset(flag, 1), offset(flag, 1 + FIELDS)
     for unit in range(first, last):
         # Groups inside: each takes a part of the same rows. Were they outside, x and y beyond L2
         # would be read and written anew by each: 128 → 128 K11 of 4 groups, 50 MB, 31 → 25 ms.
@@ -230,7 +225,6 @@ def convolve_transformed(element, call, x_address, y_address, worker, workers, r
                 store(marks, c.total_tiles, 1)
         empty_stage(call, y_group, stage, in_stage)
     keep(buffer)
-    keep(state)
 
 
 @functools.cache
