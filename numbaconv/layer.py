@@ -33,15 +33,27 @@ from .weights import Weights, checked, frozen_copy, initial_weights
 PLANS_KEPT = 32
 
 
-def is_plain(array: Any, dtype: np.dtype[Any]) -> bool:
-    """Whether `array` is an ndarray that kernels read in place, whatever its strides."""
-    return type(array) is np.ndarray and array.dtype == dtype and array.flags.aligned
+def key_of(array: Any, dtype: np.dtype[Any]) -> tuple[Any, ...] | None:
+    """What calls on arrays like this one are remembered by: its shape, or also its strides.
 
-
-def is_target(array: Array, shape: tuple[int, ...]) -> bool:
-    """Whether kernels that expect a contiguous y of this shape can write to `array`."""
+    None for what kernels do not read in place.
+    """
+    if type(array) is not np.ndarray or array.dtype != dtype:
+        return None
     flags = array.flags
-    return flags.c_contiguous and flags.writeable and array.shape == shape
+    if flags.carray:  # contiguous, aligned and writeable, in one look
+        return array.shape
+    return (array.shape, array.strides) if flags.aligned else None
+
+
+def is_target(array: Any, dtype: np.dtype[Any], shape: tuple[int, ...]) -> bool:
+    """Whether kernels that expect a contiguous y of this shape can write to `array`."""
+    return (
+        type(array) is np.ndarray
+        and array.flags.carray
+        and array.shape == shape
+        and array.dtype == dtype
+    )
 
 
 def remember(kept: OrderedDict[Any, Any], key: Any, value: Any) -> None:
@@ -317,13 +329,12 @@ class Conv1D:
         threads = self._threads if threads is None else as_threads(threads)
         # An array like that of an earlier call has passed its checks before; to look it up
         # takes a third of the time of checking.
-        weights, known = self._weights, None
-        if is_plain(x, self._dtype):
-            known = weights.calls.get((x.shape, x.strides))
+        weights, key = self._weights, key_of(x, self._dtype)
+        known = None if key is None else weights.calls.get(key)
         if known is not None:
             call, shape = known
             y = empty_output(shape, self._dtype) if out is None else out
-            fits = out is None or (is_plain(out, self._dtype) and is_target(out, shape))
+            fits = out is None or is_target(out, self._dtype, shape)
             if fits and call(x, y, threads):
                 return y
         return self._checked_call(weights, x, out, threads)
@@ -342,9 +353,10 @@ class Conv1D:
             remember(weights.plans, extent, plan)
         target = None if out is None else checked_out(out, plan.problem, self._permute)
         y = execute(plan, view, target, self._permute, threads)
-        if is_plain(x, self._dtype) and is_target(y, y.shape):
+        key = key_of(x, self._dtype)
+        if key is not None and is_target(y, self._dtype, y.shape):
             call = plan.bind(view.strides, channel_last(y, self._permute).strides)
-            remember(weights.calls, (x.shape, x.strides), (call, y.shape))
+            remember(weights.calls, key, (call, y.shape))
         return y if out is None else out
 
     def _is_cuda(self, on_cuda: bool) -> bool:
