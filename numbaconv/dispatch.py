@@ -8,10 +8,11 @@ The order of the list is the policy. On the CPU:
 4. `narrow`        one group, C_out that fills few lanes, C_in that fills many
 5. `planar`        channel-first arrays or few channels, a filter that stays near
 6. `depthwise`     one input channel for each output channel
-7. `dense`         one group
-8. `small groups`  groups of which several fit in a vector, channel multipliers
-9. `grouped`       any number of groups
-10. `reference`     everything, and all there is under NUMBA_DISABLE_JIT
+7. `sliding`       groups of at most a vector of outputs, taps that share rows of x
+8. `dense`         one group
+9. `small groups`  groups of which several fit in a vector, channel multipliers
+10. `grouped`       any number of groups
+11. `reference`     everything, and all there is under NUMBA_DISABLE_JIT
 """
 
 from __future__ import annotations

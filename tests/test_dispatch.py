@@ -23,7 +23,8 @@ F32, F64 = np.dtype(np.float32), np.dtype(np.float64)
 TRANSFORMS = ["winograd", "fft"]
 ORDER = [
     *TRANSFORMS,
-    "fir", "narrow", "planar", "depthwise", "dense", "small groups", "grouped", "reference",
+    "fir", "narrow", "planar", "depthwise", "sliding", "dense", "small groups", "grouped",
+    "reference",
 ]  # fmt: skip
 
 
@@ -85,6 +86,15 @@ LADDER = {
         problem(3, 32, 32, num_groups=32),
         {"fir": "32 → 32 channels", "narrow": "num_groups=32", "planar": "last in memory"},
     ),
+    "sliding": (
+        problem(3, 3, 8),
+        {
+            "fir": "3 → 8",
+            "narrow": "C_in=3 fills 16 lanes less well",
+            "planar": "do not pay for the transposition of 3 → 8 channels",
+            "depthwise": "C_in/G=3",
+        },
+    ),
     "dense": (
         problem(3, 8, 64),
         {
@@ -92,6 +102,7 @@ LADDER = {
             "narrow": "C_out=64 fills",
             "planar": "do not pay for the transposition of 8 → 64 channels",
             "depthwise": "C_in/G=8",
+            "sliding": "C_out/G=64: wider tiles",
         },
     ),
     "small groups": (
@@ -101,6 +112,7 @@ LADDER = {
             "narrow": "num_groups=8",
             "planar": "last in memory",
             "depthwise": "C_in/G=2 with 8 group",
+            "sliding": "groups of 2 channels: several fit",
             "dense": "num_groups=8",
         },
     ),
@@ -111,6 +123,7 @@ LADDER = {
             "narrow": "num_groups=2",
             "planar": "last in memory",
             "depthwise": "C_in/G=32 with 2 group",
+            "sliding": "C_out/G=64: wider tiles",
             "dense": "num_groups=2",
             "small groups": "groups of 32 → 64 channels",
         },

@@ -784,6 +784,7 @@ SHARED = {
     ),
     "small groups": dict(in_channels=256, out_channels=512, num_groups=128, padding="same"),
     "grouped": dict(in_channels=96, out_channels=96, num_groups=3, padding="same"),
+    "sliding": dict(in_channels=96, out_channels=15, padding="same", dilation=5),
     "narrow": dict(in_channels=512, out_channels=2, padding="same"),
     "fir": dict(kernel_size=600, in_channels=1, out_channels=1, padding="same"),
     "permuted": dict(in_channels=64, out_channels=64, padding="same", permute=True),
@@ -907,7 +908,7 @@ def test_explain_names_kernel_declines_and_facts():
     explanation = explain(layer, normal(2, 500, 64))
     assert explanation.kernel == "grouped"
     declined = [name for name, _ in explanation.declined]
-    direct = ["fir", "narrow", "planar", "depthwise", "dense", "small groups"]
+    direct = ["fir", "narrow", "planar", "depthwise", "sliding", "dense", "small groups"]
     assert declined == ["winograd", "fft", *direct]
     text = str(explanation)
     for pattern in (
@@ -935,8 +936,8 @@ def test_explain_states_the_unit_roundoff_of_float64():
 def test_explain_runs_nothing(monkeypatch):
     layer, x = make(algorithm="direct"), np.full((1, 9, 4), np.nan, F32)
     monkeypatch.setattr(layer_module, "execute", lambda *_: pytest.fail("explain computed"))
-    assert explain(layer, x).kernel == "dense"
-    assert layer.explain(x).kernel == "dense"
+    assert explain(layer, x).kernel == "sliding"
+    assert layer.explain(x).kernel == "sliding"
 
 
 def test_explain_checks_as_a_call_does():

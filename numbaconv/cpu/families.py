@@ -8,16 +8,20 @@ from typing import Any
 from llvmlite import ir
 
 from .dense import DENSE, GROUPED
-from .depthwise import DEPTHWISE, SMALL_GROUPS
+from .depthwise import DEPTHWISE
 from .family import Family
 from .fir import FIR
 from .microkernel import INTEGERS, POINTERS, Emitter, Tile
 from .narrow import NARROW
 from .planar import PLANAR
+from .sliding import SLIDING
+from .small_groups import SMALL_GROUPS
 from .vector import i8, i64, void
 
 # In the order of preference.
-FAMILIES: tuple[Family, ...] = (FIR, NARROW, PLANAR, DEPTHWISE, DENSE, SMALL_GROUPS, GROUPED)
+FAMILIES: tuple[Family, ...] = (
+    FIR, NARROW, PLANAR, DEPTHWISE, SLIDING, DENSE, SMALL_GROUPS, GROUPED,
+)  # fmt: skip
 
 EMITTERS: dict[str, type[Emitter]] = {f.emitter.family: f.emitter for f in FAMILIES}
 

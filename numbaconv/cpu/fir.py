@@ -24,6 +24,9 @@ from .vector import i64
 # one block too: K101, six or seven taps, is 1.25× faster so.
 VECTORS = {32: (16, 8), 16: (8, 4)}
 
+# Vectors of the tiles of a short signal.
+FEW_VECTORS = 4
+
 
 class FirEmitter(Emitter):
     """y[l] = Σ_r Σ_j x[l + (r + j*VL)*x_tap] · w[r + j*VL], r < VL; x_row == y_row == 1.
@@ -34,25 +37,29 @@ class FirEmitter(Emitter):
     family = "fir"
 
     def emit(self) -> None:
-        """Tiles of MR vectors, then single vectors, then a partial one: all in one order."""
-        v, b, step = self.v, self.v.ir, self.tile.rows
+        """The largest tiles that fit, the last one shifted back; or a partial vector."""
+        v, b = self.v, self.v.ir
         self.bias_vector = v.broadcast(b.load(self.bias))
-        first = i64(0)
-        for positions in (step, v.lanes):
-            stop = b.add(first, b.and_(b.sub(self.rows, first), i64(-positions)))
-            v.loop(first, stop, positions, [], self.tile_at(positions // v.lanes))
-            first = stop
-        rest = b.sub(self.rows, first)
-        with b.if_then(b.icmp_signed(">", rest, i64(0))):
-            self.emit_tile(1, v.at(self.x, first), v.at(self.y, first), v.first_lanes(rest))
+        sizes = (self.tile.rows // v.lanes, FEW_VECTORS, 1)
 
-    def tile_at(self, vectors: int) -> Any:
-        def body(position: Any, carried: list[Any]) -> list[Any]:
-            x, y = self.v.at(self.x, position), self.v.at(self.y, position)
-            self.emit_tile(vectors, x, y, None)
+        def part() -> list[Any]:
+            self.emit_tile(1, self.x, self.y, v.first_lanes(self.rows))
             return []
 
-        return body
+        number = i64(len(sizes))
+        for i, vectors in reversed(list(enumerate(sizes))):
+            fits = b.icmp_signed(">=", self.rows, i64(vectors * v.lanes))
+            number = b.select(fits, i64(i), number)
+        v.switch(number, [*(functools.partial(self.emit_tiles, n) for n in sizes), part])
+
+    def emit_tiles(self, vectors: int) -> list[Any]:
+        """All positions. A few vectors for the last ones would wait for their few chains."""
+
+        def tile(first: Any) -> None:
+            self.emit_tile(vectors, self.v.at(self.x, first), self.v.at(self.y, first), None)
+
+        self.overlapping(self.rows, vectors * self.v.lanes, tile)
+        return []
 
     def emit_tile(self, vectors: int, x: Any, y: Any, mask: Any) -> None:
         v, b, lanes = self.v, self.v.ir, self.v.lanes
@@ -63,15 +70,12 @@ class FirEmitter(Emitter):
         def residue(r: Any, sums: list[Any]) -> list[Any]:
             """Taps r, r + VL, … below K: blocks of `most`, then one of what is left."""
             count = b.sdiv(b.add(b.sub(self.taps, r), i64(lanes - 1)), i64(lanes))
-            whole = b.and_(count, i64(-most))
 
-            def block(j: Any, sums: list[Any], taps: int = most) -> list[Any]:
+            def block(j: Any, sums: list[Any], taps: int) -> list[Any]:
                 tap = b.add(r, b.mul(j, i64(lanes)))
                 return self.slide(taps, v.at(x, b.mul(tap, self.x_tap)), tap, sums, mask)
 
-            sums = v.loop(i64(0), whole, most, sums, block)
-            rests = [functools.partial(block, whole, sums, taps) for taps in range(1, most)]
-            return v.switch(b.sub(count, whole), [lambda: sums, *rests])
+            return self.in_blocks(count, most, sums, block)
 
         sums = v.loop(i64(0), residues, 1, [self.bias_vector] * vectors, residue)
         for m, value in enumerate(sums):

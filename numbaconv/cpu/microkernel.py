@@ -17,6 +17,7 @@ and is emitted as LLVM vector IR by the `Emitter` of its family. Contract of all
 
 from __future__ import annotations
 
+import functools
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -84,11 +85,6 @@ INTEGERS = (
     "x_row", "x_tap", "x_channel", "x_slice", "y_row", "y_channel",
     "rows", "taps", "depth", "slices", "last_lanes", "accumulate", "x_bytes",
 )  # fmt: skip
-
-
-def halves(most: int) -> list[int]:
-    """`most`, a power of two, and its halves down to 1: blocks that cover any number of taps."""
-    return [most >> shift for shift in range(most.bit_length())]
 
 
 class Emitter(ABC):
@@ -175,6 +171,36 @@ class Emitter(ABC):
         half = b.ashr(b.add(left, i64(1)), i64(1))
         tail = b.select(is_less(most + 1), left, half)
         return b.select(is_less(2 * most), tail, i64(most))
+
+    def overlapping(self, total: Any, step: int, emit_tile: Callable[[Any], None]) -> None:
+        """Cover `total` items, `step` or more, by tiles of so many: `emit_tile(first)`.
+
+        The last one is shifted back and computes some items again, with the same bits.
+        """
+        v, b = self.v, self.v.ir
+        last = b.sub(total, i64(step))
+
+        def tile(i: Any, carried: list[Any]) -> list[Any]:
+            first = b.mul(i, i64(step))
+            emit_tile(b.select(b.icmp_signed("<", first, last), first, last))
+            return []
+
+        v.loop(i64(0), b.sdiv(b.add(total, i64(step - 1)), i64(step)), 1, [], tile)
+
+    def in_blocks(
+        self, count: Any, most: int, sums: list[Any],
+        block: Callable[[Any, list[Any], int], list[Any]],
+    ) -> list[Any]:  # fmt: skip
+        """Take `count` taps in blocks of `most`, a power of two, then in one of what is left.
+
+        `block(first, sums, taps)` emits one. The smaller a block the more loads it takes a tap:
+        depthwise K7 in one block instead of 4, 2 and 1 is 1.1× faster.
+        """
+        v, b = self.v, self.v.ir
+        whole = b.and_(count, i64(-most))
+        sums = v.loop(i64(0), whole, most, sums, lambda first, sums: block(first, sums, most))
+        rests = [functools.partial(block, whole, sums, taps) for taps in range(1, most)]
+        return v.switch(b.sub(count, whole), [lambda: sums, *rests])
 
     def row_pointers(self, base: Any, stride: Any, rows: int) -> list[Any]:
         return [self.v.at(base, self.v.ir.mul(stride, i64(m))) for m in range(rows)]

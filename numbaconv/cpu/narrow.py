@@ -6,14 +6,14 @@ keeps VL partial sums, which one tree of shuffles adds up after the last tap.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from ..problem import ConvProblem
 from ..weights import Weights
 from .blocking import Panel
 from .family import Family
-from .microkernel import Emitter, Tile, halves
+from .microkernel import Emitter, Tile
 from .packing import PackedWeights, pack_bias
 from .target import Target
 from .vector import LINE, i64
@@ -22,7 +22,7 @@ from .vector import LINE, i64
 # not. The largest whose loops keep everything in registers (tests/codegen).
 TILES: dict[str, dict[int, tuple[int, int, int]]] = {
     "avx512": {
-        1: (16, 4, 10), 2: (6, 4, 12), 3: (8, 2, 8), 4: (5, 2, 6),
+        1: (13, 8, 10), 2: (6, 4, 12), 3: (8, 2, 8), 4: (5, 2, 6),
         5: (4, 2, 4), 6: (3, 2, 3), 7: (2, 2, 2), 8: (2, 2, 2),
     },
     "avx2": {1: (8, 4, 10), 2: (4, 2, 5), 3: (2, 2, 3), 4: (2, 2, 2)},
@@ -88,32 +88,26 @@ class NarrowEmitter(Emitter):
 
     def emit_taps(self, rows: int, x: Any, w: Any, sums: list[Any], mask: Any) -> list[Any]:
         """All taps of one vector of input channels."""
-        b, done = self.v.ir, i64(0)
-        for taps in halves(self.tile.variant[0]) if rows == self.tile.rows else (1,):
-            stop = b.add(done, b.and_(b.sub(self.taps, done), i64(-taps)))
-            sums = self.v.loop(done, stop, taps, sums, self.tap_step(taps, rows, x, w, mask))
-            done = stop
-        return sums
-
-    def tap_step(
-        self, taps: int, rows: int, x: Any, w: Any, mask: Any
-    ) -> Callable[[Any, list[Any]], list[Any]]:
-        """The body of a loop over blocks of so many taps; row i serves tap j of output i - j."""
         v, b, outputs = self.v, self.v.ir, self.tile.vectors
 
-        def step(t: Any, sums: list[Any]) -> list[Any]:
+        def block(first: Any, sums: list[Any], taps: int) -> list[Any]:
+            """Row i serves tap j of output i - j."""
             sums = list(sums)
-            x_tap, w_tap = v.at(x, b.mul(t, self.x_tap)), v.at(w, b.mul(t, i64(self.tile.width)))
-            columns = [v.load_aligned(v.at(w_tap, c * v.lanes)) for c in range(taps * outputs)]
-            for i, row in enumerate(self.row_pointers(x_tap, self.x_row, rows + taps - 1)):
+            row = v.hidden(v.at(x, b.mul(first, self.x_tap)))
+            factors = v.at(w, b.mul(first, i64(self.tile.width)))
+            columns = [v.load_aligned(v.at(factors, c * v.lanes)) for c in range(taps * outputs)]
+            for i in range(rows + taps - 1):
                 value = self.load(row, mask)
+                row = v.at(row, self.x_row)
                 for j in range(max(0, i - rows + 1), min(taps, i + 1)):
                     for co in range(outputs):
                         at = (i - j) * outputs + co
                         sums[at] = v.fma(value, columns[j * outputs + co], sums[at])
             return sums
 
-        return step
+        return self.in_blocks(
+            self.taps, self.tile.variant[0] if rows == self.tile.rows else 1, sums, block
+        )
 
     def emit_results(self, sums: list[Any], y_rows: list[Any]) -> None:
         """Add up each vector, VL at a time, add the bias and store element by element."""

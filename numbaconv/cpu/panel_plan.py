@@ -100,7 +100,7 @@ class PanelCall:
     def __call__(self, x: Array, y: Array, threads: int | None) -> bool:
         # A compiled launcher reads the address of a plain C-contiguous array in 0.1 µs,
         # Python takes 1 µs; other kinds of arrays would each compile a launcher.
-        if not (x.flags.c_contiguous and x.flags.writeable and y.flags.c_contiguous):
+        if not (x.flags.carray and y.flags.carray):
             x, y = address_of(x), address_of(y)  # type: ignore[assignment]
         if self.is_small:
             return launch(self.kernel, self.address, x, y)

@@ -3,20 +3,27 @@
 The microkernel with its roles exchanged: weights are broadcast, and the rows of the tile are
 output channels. Nothing is transposed, where channel-last tiles go through a window and back;
 and no lane is idle however few the channels.
-The chain of each output is that of the dense tile, so are its bits.
+The chain of each output is that of the kernel for channel-last arrays, so are its bits.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
+
+from ..plan import Array
 from ..problem import ConvProblem, Geometry
 from ..weights import Weights
 from .blocking import Panel
+from .depthwise import DEPTHWISE
 from .family import Family
 from .microkernel import Emitter, Tile
 from .packing import PackedWeights
+from .sliced import tap_pitch
+from .sliding import SLIDING
+from .small_groups import SMALL_GROUPS
 from .target import Target
 from .vector import i64
 
@@ -45,11 +52,12 @@ LONGEST, LONGEST_POINTWISE, NARROW = 96, 128, 48
 # takes 0.56 of the time of dense tiles, 1 → 4 K101 0.45, 1 → 8 K64 0.6).
 SHORTEST = 32
 
-# With more channels: of the multiply-add peak, what these tiles reach and what dense tiles of
-# whole vectors do, one to a row (whose broadcasts bind it) or more; and the products that take
-# the time of transposing one element. 15 → 15 K51 takes 0.78 of the time of dense tiles, 20 → 20
-# K11 0.9; 24 → 24 K7 would take 1.1, 12 → 12 K7 1.06.
-PLANAR_SHARE, DENSE_SHARES, TRANSPOSITION = 0.86, (0.70, 0.85), 4
+# With more channels: of the multiply-add peak, what these tiles reach and what others of whole
+# vectors do: dense ones of one vector to a row (whose broadcasts bind it) or more, and those over
+# which taps slide; and the products that take the time of transposing one element. 20 → 20 K11
+# takes 0.9 of the time of dense tiles, 24 → 24 K7 would take 1.1; 15 → 12 K51 takes 0.91 of that
+# of sliding taps, 15 → 13 and 15 → 15 K51 would take 1.07 and 1.09.
+PLANAR_SHARE, DENSE_SHARES, SLIDING_SHARE, TRANSPOSITION = 0.86, (0.70, 0.85), 0.92, 4
 
 
 # Receptive fields of a run through windows: 15 → 15 K51 d8 on 120000 positions is 1.27 times
@@ -58,19 +66,37 @@ RUN_SPANS = 4
 
 
 def pays_for_transposition(geometry: Geometry, lanes: int) -> bool:
-    """Whether lanes that dense tiles leave idle cost more than transposing x and y."""
+    """Whether lanes that other tiles leave idle cost more than transposing x and y."""
     g = geometry
     vectors = -(-g.out_channels // lanes)
-    dense = g.reduction * vectors / DENSE_SHARES[vectors > 1]
+    slides = vectors == 1 and tap_pitch(g) == 1
+    other = g.reduction * vectors / (SLIDING_SHARE if slides else DENSE_SHARES[vectors > 1])
     planar = g.reduction * g.out_channels / lanes / PLANAR_SHARE
-    return planar + TRANSPOSITION * (g.in_channels + g.out_channels) < dense
+    return planar + TRANSPOSITION * (g.in_channels + g.out_channels) < other
+
+
+def order_of(problem: ConvProblem, target: Target) -> int:
+    """The order of sums of the kernel that takes channel-last arrays, see `PlanarEmitter`."""
+    if any(f.declines(problem, target) is None for f in (DEPTHWISE, SLIDING, SMALL_GROUPS)):
+        return max(1, tap_pitch(problem.geometry))
+    return int(problem.geometry.group_in_channels == 1)  # all the same, and one loop
+
+
+def in_order(filter: Array, order: int) -> Array:
+    """The products (tap and ci) of each output channel, as `PlanarEmitter` sums them."""
+    if order:
+        residues = np.concatenate([np.arange(r, len(filter), order) for r in range(order)])
+        filter = filter[residues].swapaxes(0, 1)
+    return filter.reshape(-1, filter.shape[2])
 
 
 class PlanarEmitter(Emitter):
-    """y[l + co*y_channel] = Σ_t Σ_ci x[l*stride + t*x_tap + ci*x_channel] · w[s, t, ci, co]
+    """y[l + co*y_channel] = Σ_t Σ_ci x[l*stride + t*x_tap + ci*x_channel] · w[s, (t, ci), co]
 
-    The tile's variant is (output channels of a slice, stride). The last slice is shifted
-    back over the one before it if it has fewer, which writes the same values twice.
+    The tile's variant is (output channels of a slice, stride, order). The order is that in which
+    the kernel of channel-last arrays sums, whose bits are kept: 0 tap by tap; otherwise channel by
+    channel, over the taps by their residue modulo it (`sliced.tap_pitch`). The last slice is
+    shifted back over the one before it if it has fewer, which writes the same values twice.
     """
 
     family = "planar"
@@ -78,13 +104,7 @@ class PlanarEmitter(Emitter):
     def emit(self) -> None:
         """Tiles of up to MR positions, then a partial vector."""
         v, b = self.v, self.v.ir
-        self.outputs, self.stride = self.tile.variant
-        # The taps of one channel are its chain: one loop runs over them, not two.
-        is_one = b.icmp_signed("==", self.depth, i64(1))
-        self.x_channel = b.select(is_one, self.x_tap, self.x_channel)
-        self.taps, self.depth = (
-            b.select(is_one, self.depth, self.taps), b.select(is_one, self.taps, self.depth)
-        )  # fmt: skip
+        self.outputs, self.stride, self.order = self.tile.variant
         whole, most = b.sdiv(self.rows, i64(v.lanes)), self.tile.rows // v.lanes
         self.cover(whole, most, i64(v.lanes * self.stride), i64(v.lanes), self.emit_tile)
         done = b.mul(whole, i64(v.lanes))
@@ -125,26 +145,51 @@ class PlanarEmitter(Emitter):
             v.broadcast(b.load(v.at(bias, c))) for c in range(self.outputs) for _ in range(vectors)
         ]
 
-        def tap(t: Any, carried: list[Any]) -> list[Any]:
-            base = v.at(x, b.mul(t, self.x_tap))
+        def run(base: Any, count: Any, step: Any, carried: list[Any]) -> list[Any]:
+            """The steps of one channel and residue, or of one tap."""
 
-            def channels(i: Any, carried: list[Any], count: int) -> list[Any]:
+            def steps(i: Any, carried: list[Any], number: int) -> list[Any]:
                 w, *sums = carried
-                for u in range(count):
-                    place = v.at(base, b.mul(b.add(i, i64(u)), self.x_channel))
+                for u in range(number):
+                    place = v.at(base, b.mul(b.add(i, i64(u)), step))
                     if ahead is not None:
                         v.prefetch(v.at(place, ahead))
                     values = [self.load_x(place, k, masks) for k in range(vectors)]
                     sums = self.multiply(values, v.at(w, u * self.outputs), sums)
-                return [v.at(w, count * self.outputs), *sums]
+                return [v.at(w, number * self.outputs), *sums]
 
-            return v.unrolled_loop(self.depth, UNROLL if is_full else 1, carried, channels)
+            return v.unrolled_loop(count, UNROLL if is_full else 1, carried, steps)
 
-        _, *sums = v.loop(i64(0), self.taps, 1, [w, *sums], tap)
+        _, *sums = self.in_order(x, [w, *sums], run)
         for c, row in enumerate(self.row_pointers(y, self.y_channel, self.outputs)):
             for k in range(vectors):
                 mask = None if rest is None else v.first_lanes(rest)
                 self.store(sums[c * vectors + k], v.at(row, k * v.lanes), mask)
+
+    def in_order(
+        self, x: Any, carried: list[Any], run: Callable[[Any, Any, Any, list[Any]], list[Any]]
+    ) -> list[Any]:
+        """All products of one output: `run(x, count, step, carried)` of those a step apart."""
+        v, b, pitch = self.v, self.v.ir, i64(self.order)
+
+        def tap(t: Any, carried: list[Any]) -> list[Any]:
+            return run(v.at(x, b.mul(t, self.x_tap)), self.depth, self.x_channel, carried)
+
+        def channel(ci: Any, carried: list[Any]) -> list[Any]:
+            first = v.at(x, b.mul(ci, self.x_channel))
+
+            def residue(r: Any, carried: list[Any]) -> list[Any]:
+                count = b.sdiv(b.add(b.sub(self.taps, r), i64(self.order - 1)), pitch)
+                base = v.at(first, b.mul(r, self.x_tap))
+                return run(base, count, b.mul(pitch, self.x_tap), carried)
+
+            if self.order == 1:
+                return residue(i64(0), carried)
+            return v.loop(i64(0), pitch, 1, carried, residue)
+
+        if self.order == 0:
+            return v.loop(i64(0), self.taps, 1, carried, tap)
+        return v.loop(i64(0), self.depth, 1, carried, channel)
 
     def prefetch_outputs(self, y: Any) -> None:
         """Ask for the lines of y behind this tile: its planes are too many for the hardware."""
@@ -245,7 +290,7 @@ class Planar(Family):
         tile = Tile(
             self.emitter.family, problem.dtype.itemsize * 8, lanes,
             vectors[outputs - 1] * lanes, vectors=1, masked=False, fma=target.fma,
-            variant=(outputs, g.stride),
+            variant=(outputs, g.stride, order_of(problem, target)),
         )  # fmt: skip
         return [
             Panel(
@@ -258,8 +303,9 @@ class Planar(Family):
         ]  # fmt: skip
 
     def pack(self, weights: Weights, panels: Sequence[Panel]) -> PackedWeights:
-        """Order the filter as (slice, tap, ci, channel), the last slice shifted back."""
+        """Order the filter as (slice, product, channel), the last slice shifted back."""
         taps, depth, _ = weights.filter.shape
+        products = in_order(weights.filter, panels[0].tile.variant[2])
         packed = PackedWeights.empty(taps * depth * panels[-1].last_column, panels, weights)
         packed.bias[:] = 0
         for panel in panels:
@@ -268,7 +314,7 @@ class Planar(Family):
                 first = panel.first + min(s * panel.width, panel.channels - panel.width)
                 channels = slice(first, first + panel.width)
                 block = packed.filter[column * taps * depth :][: taps * depth * panel.width]
-                block.reshape(taps, depth, -1)[...] = weights.filter[:, :, channels]
+                block.reshape(taps * depth, -1)[...] = products[:, channels]
                 if weights.bias is not None:
                     packed.bias[column : column + panel.width] = weights.bias[channels]
         return packed

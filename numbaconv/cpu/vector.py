@@ -59,15 +59,18 @@ class VectorBuilder:
         from another by a chain of additions in the inner loop, and the additions take
         the ports of the multiply-adds (2-6 % slower without unrolling).
         """
+        return [self.hidden(self.at(pointer, self.ir.mul(stride, i64(m)))) for m in range(count)]
+
+    def hidden(self, pointer: Any) -> Any:
+        """The same address, of which LLVM no longer knows where it came from."""
         hide = ir.InlineAsm(ir.FunctionType(pointer.type, [pointer.type]), "", "=r,0")
-        return [
-            self.ir.call(hide, [self.at(pointer, self.ir.mul(stride, i64(m)))])
-            for m in range(count)
-        ]
+        return self.ir.call(hide, [pointer])
 
     # --- memory
-    def load(self, pointer: Any, align: int | None = None) -> Any:
-        value = self.ir.load(self.ir.bitcast(pointer, self.vector.as_pointer()))
+    def load(self, pointer: Any, align: int | None = None, lanes: int | None = None) -> Any:
+        """Load a vector, or one of fewer lanes."""
+        vector = self.vector if lanes is None else ir.VectorType(self.element, lanes)
+        value = self.ir.load(self.ir.bitcast(pointer, vector.as_pointer()))
         value.align = align or self.bits // 8
         return value
 

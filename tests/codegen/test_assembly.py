@@ -96,7 +96,7 @@ def parameters(*families: str) -> list[Any]:
 
 
 DENSE = parameters("dense")
-OTHERS = parameters("sliced", "narrow", "fir", "planar")
+OTHERS = parameters("depthwise", "groups", "sliding", "narrow", "fir", "planar")
 TILES = DENSE + OTHERS
 
 
@@ -120,8 +120,7 @@ def products_of_a_tap(tile: Tile) -> int:
         return tile.rows // tile.lanes
     if tile.family == "planar":
         return tile.rows // tile.lanes * tile.variant[0]
-    depth = tile.variant[1] if tile.family == "sliced" else 1
-    return tile.rows * tile.vectors * depth
+    return tile.rows * tile.vectors
 
 
 def full_tile_loops(isa: str, tile: Tile) -> list[list[str]]:
@@ -219,7 +218,7 @@ STREAMING_STORES = {
 
 
 @pytest.mark.parametrize("isa", ISAS)
-@pytest.mark.parametrize("family", ["dense", "sliced"])
+@pytest.mark.parametrize("family", ["dense", "depthwise"])
 def test_a_streaming_tile_stores_past_the_caches_and_waits(isa, family):
     tile = next(
         t for t in shipped_tiles(isa) if t.family == family and t.bits == 32 and not t.masked
@@ -240,7 +239,9 @@ def test_a_streaming_tile_stores_past_the_caches_and_waits(isa, family):
 def test_every_family_ships_tiles(isa):
     assert {tile.family for tile in shipped_tiles(isa)} == {
         "dense",
-        "sliced",
+        "depthwise",
+        "groups",
+        "sliding",
         "narrow",
         "fir",
         "planar",

@@ -142,7 +142,7 @@ def test_last_lanes_count_what_a_masked_vector_holds(b):
         if p.tile.family == "dense":
             assert p.channels == (p.tile.vectors - 1) * lanes + p.last_lanes
             assert p.tile.masked == (p.last_lanes < lanes)
-        if p.tile.family == "sliced":
+        if p.tile.family in ("depthwise", "groups", "sliding"):
             slice_out = p.tile.variant[2] * p.tile.variant[3]
             assert p.channels == (p.slices - 1) * slice_out + p.last_lanes
             assert p.tile.masked == (p.last_lanes < slice_out)

@@ -44,11 +44,11 @@ def unpack_narrow(packed, panels, shape):
 
 
 def unpack_sliced(packed, panels, shape):
-    """Read back (slice, tap, input channel, lane)."""
+    """Read back (slice, input channel, tap, lane)."""
     taps, depth, outputs = shape
     tile = panels[0].tile
     slice_out = tile.variant[2] * tile.variant[3]
-    blocks = packed.reshape(-1, taps, depth, tile.lanes)
+    blocks = packed.reshape(-1, depth, taps, tile.lanes).swapaxes(1, 2)
     filter_, rest = np.full(shape, np.nan, packed.dtype), []
     for s, block in enumerate(blocks):
         count = min(slice_out, outputs - s * slice_out)
@@ -62,14 +62,23 @@ def unpack_taps(packed, panels, shape):
 
 
 def unpack_planar(packed, panels, shape):
-    """Read back (slice, tap, input channel, output); the last slice repeats some outputs."""
+    """Read back (slice, product, output); the last slice repeats some outputs."""
     taps, depth, _ = shape
+    order = panels[0].tile.variant[2]
+    products = [(t, ci) for t in range(taps) for ci in range(depth)]
+    if order:
+        products = [
+            (t, ci) for ci in range(depth) for r in range(order) for t in range(r, taps, order)
+        ]
     filter_, repeats = np.full(shape, np.nan, packed.dtype), []
     for panel in panels:
         for s in range(panel.slices):
             column = panel.column + s * panel.width
             block = packed[column * taps * depth : (column + panel.width) * taps * depth]
-            block = block.reshape(taps, depth, panel.width)
+            rows = block.reshape(taps * depth, panel.width)
+            block = np.empty((taps, depth, panel.width), packed.dtype)
+            for (t, ci), row in zip(products, rows, strict=True):
+                block[t, ci] = row
             first = panel.first + min(s * panel.width, panel.channels - panel.width)
             known = panel.first + s * panel.width - first
             target = filter_[:, :, first : first + panel.width]
@@ -81,7 +90,9 @@ def unpack_planar(packed, panels, shape):
 UNPACK = {
     "planar": unpack_planar,
     "dense": unpack_columns,
-    "sliced": unpack_sliced,
+    "depthwise": unpack_sliced,
+    "groups": unpack_sliced,
+    "sliding": unpack_sliced,
     "narrow": unpack_narrow,
     "fir": unpack_taps,
 }
@@ -93,7 +104,7 @@ def column_of(panel, j):
         s = j // panel.width
         first = min(s * panel.width, panel.channels - panel.width)
         return panel.column + s * panel.width + j - first
-    if panel.tile.family != "sliced":
+    if UNPACK[panel.tile.family] is not unpack_sliced:
         return panel.column + j
     slice_out = panel.tile.variant[2] * panel.tile.variant[3]
     return panel.column + j // slice_out * panel.tile.width + j % slice_out
@@ -134,6 +145,9 @@ def cases(draw):
     elif name == "small groups":
         groups = draw(st.integers(2, 70))
         inputs, outputs = (groups * draw(st.integers(1, lanes // 2)) for _ in range(2))
+    elif name == "sliding":
+        groups = draw(st.integers(1, 5))
+        inputs, outputs = groups * inputs, groups * draw(st.integers(1, lanes))
     elif name == "grouped":
         groups = draw(st.integers(1, 5))
         inputs, outputs = groups * inputs, groups * outputs

@@ -115,7 +115,7 @@ class TransformCall:
         self.tiles = plan.blocking.total_tiles
 
     def __call__(self, x: Array, y: Array, threads: int | None) -> bool:
-        if not (x.flags.c_contiguous and x.flags.writeable and y.flags.c_contiguous):
+        if not (x.flags.carray and y.flags.carray):
             x, y = address_of(x), address_of(y)  # type: ignore[assignment]
         # A byte for each tile, and a last one that is set with any of them.
         redo = np.zeros(self.tiles + 1, np.uint8)

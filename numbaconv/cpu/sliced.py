@@ -1,0 +1,301 @@
+"""Slices: vectors of output channels that no other tile fills, and taps that slide over them.
+
+A slice is a vector of output channels of whole groups: VL channels of a depthwise convolution, a
+few small groups side by side, or one group of up to VL outputs. Each is a narrow tile, MR positions
+by one vector, in which a load would serve one product. It serves many where taps *slide*: the row
+of x that tap t reads for one output is read by another tap for the next, so MR positions and a
+block of B taps share MR + B - 1 rows.
+
+With one step of x between outputs and taps, that holds for outputs and taps that follow each
+other. If the stride is a multiple of the dilation, the taps of a block are stride/dilation apart:
+taps are taken by their residue. If the dilation is a multiple of the stride, the outputs of a tile
+are dilation/stride apart: positions are.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from ..problem import ConvProblem, Geometry
+from ..weights import Weights
+from .blocking import Panel, run_length
+from .family import Family
+from .microkernel import Emitter, Tile
+from .packing import PackedWeights
+from .target import Target
+from .vector import i64
+
+# Slices of one panel: threads may divide panels, and its part of a row stays in the first cache.
+PANEL_SLICES = 128
+
+# By instruction set: MR and most taps of a block where taps slide, and MR where they do not. The
+# largest whose loops keep everything in registers, read off the assembly (tests/codegen).
+TILES = {
+    "avx512": (14, 8, 10), "avx2": (6, 4, 5), "avx": (6, 4, 8), "sse": (5, 1, 6),
+    "neon": (12, 4, 12),
+}  # fmt: skip
+
+
+# Most positions from one output of a tile to the next: a short signal has few that far apart.
+MOST_SPACING = 16
+
+
+def groups_of_slice(geometry: Geometry, lanes: int) -> int:
+    """Groups whose inputs and outputs both fit in one vector, at least one."""
+    widest = max(geometry.group_in_channels, geometry.group_out_channels)
+    return max(1, lanes // widest) if geometry.num_groups > 1 else 1
+
+
+def tap_pitch(geometry: Geometry) -> int:
+    """Taps from one that slides to the next, 0 if none do.
+
+    Outputs further apart than their receptive fields share no rows; windows leave out the
+    gaps between those (`window_shape`), and else keep strides that are multiples of a dilation.
+
+    >>> tap_pitch(Geometry(3, 8, 8)), tap_pitch(Geometry(9, 8, 8, stride=4, dilation=2))
+    (1, 2)
+    >>> tap_pitch(Geometry(9, 8, 8, dilation=2)), tap_pitch(Geometry(9, 8, 8, stride=2, dilation=3))
+    (1, 0)
+    """
+    stride, dilation, taps = geometry.stride, geometry.dilation, geometry.kernel_size
+    if taps == 1 or stride > (taps - 1) * dilation:
+        return 0
+    if dilation % stride == 0:
+        return int(dilation // stride <= MOST_SPACING)
+    return stride // dilation if stride % dilation == 0 else 0
+
+
+class SlicedEmitter(Emitter):
+    """y[l, s, j] = Σ_ci Σ_t x[l*x_row + t*x_tap + s*x_slice + lane(j, ci)] · w[s, ci, t, j]
+
+    The tile's variant is (most taps of a block, C_in/G or 0 for any, C_out/G or VL for one group,
+    groups of a slice, taps from one that slides to the next or 0). With 0 a block is one tap.
+    """
+
+    def emit(self) -> None:
+        """All slices of a few positions before the next ones, so x streams through once.
+
+        Copying long windows slice by slice, so that their rows do not collide in the first
+        cache, was slower at any K; so were runs of positions slice by slice.
+        """
+        self.start()
+        v, b = self.v, self.v.ir
+
+        def residue(r: Any, carried: list[Any]) -> list[Any]:
+            beyond = b.sub(b.add(self.rows, b.sub(self.spacing, i64(1))), r)
+            x, y = v.at(self.x, b.mul(r, self.x_row)), v.at(self.y, b.mul(r, self.y_row))
+            self.emit_positions(b.sdiv(beyond, self.spacing), x, y)
+            return []
+
+        v.loop(i64(0), self.spacing, 1, [], residue)
+
+    def emit_positions(self, count: Any, x: Any, y: Any) -> None:
+        """Full tiles, or one of fewer rows, whose taps share no loads.
+
+        A full tile that computes some positions again takes as long as one of half the rows.
+        """
+        v, b, most = self.v, self.v.ir, self.tile.rows
+
+        def tile(first: Any) -> None:
+            x_place = v.at(x, b.mul(first, self.row_step))
+            self.emit_tile(most, x_place, v.at(y, b.mul(first, self.y_step)))
+
+        def full_tiles() -> list[Any]:
+            self.overlapping(count, most, tile)
+            return []
+
+        def short_tile(rows: int) -> Callable[[], list[Any]]:
+            def emit() -> list[Any]:
+                self.emit_tile(rows, x, y)
+                return []
+
+            return emit
+
+        shorter = [short_tile(rows) for rows in range(1, most)]
+        number = b.select(b.icmp_signed("<", count, i64(most)), count, i64(most))
+        v.switch(number, [list, *shorter, full_tiles])
+
+    def start(self) -> None:
+        """Read the variant, and set the rows of x from one output of a tile to the next."""
+        b = self.v.ir
+        self.tap_block, self.depth_, self.outputs, self.groups, pitch = self.tile.variant
+        self.pitch = max(pitch, 1)
+        self.spacing = i64(1)  # of the positions of a tile
+        if pitch == 1:  # dilation/stride; a window of few positions may have any ratio above them
+            is_still = b.icmp_signed("==", self.x_row, i64(0))  # all rows are one row
+            row = b.select(is_still, i64(1), self.x_row)
+            whole = b.sdiv(self.x_tap, row)
+            is_exact = b.icmp_signed("==", b.mul(whole, row), self.x_tap)
+            spacing = b.select(is_exact, whole, b.add(whole, i64(1)))
+            self.spacing = b.select(is_still, i64(1), spacing)
+        self.row_step = b.mul(self.spacing, self.x_row)
+        self.y_step = b.mul(self.spacing, self.y_row)
+
+    def emit_tile(self, rows: int, x: Any, y: Any) -> None:
+        """All slices of `rows` positions; the last one may have fewer groups."""
+        v, b = self.v, self.v.ir
+        whole = b.sub(self.slices, i64(1)) if self.tile.masked else self.slices
+
+        def body(s: Any, carried: list[Any]) -> list[Any]:
+            mask = self.first_lanes(self.groups * self.outputs)
+            part = self.part_of(self.groups)
+            self.emit_vector(rows, *self.slice_at(s, x, y), part, mask)
+            return []
+
+        v.loop(i64(0), whole, 1, [], body)
+        if self.tile.masked:
+            part = self.part_of(b.sdiv(self.last_lanes, i64(self.outputs)))
+            mask = v.first_lanes(self.last_lanes)
+            self.emit_vector(rows, *self.slice_at(whole, x, y), part, mask)
+
+    def first_lanes(self, count: Any) -> Any:
+        """The mask of the first lanes, None for all."""
+        if isinstance(count, int):
+            return None if count == self.v.lanes else self.v.first_lanes(i64(count))
+        return self.v.first_lanes(count)
+
+    def part_of(self, groups: Any) -> Any:
+        """What `value_at` has to know to read x for so many groups, a number or a value."""
+
+    def slice_at(self, s: Any, x: Any, y: Any) -> tuple[Any, Any, Any, Any]:
+        """(x, w, bias, y) of slice `s`."""
+        v, b = self.v, self.v.ir
+        weights = b.mul(b.mul(self.taps, self.depth), i64(v.lanes))
+        return (
+            v.at(x, b.mul(s, self.x_slice)), v.at(self.w, b.mul(s, weights)),
+            v.at(self.bias, b.mul(s, i64(v.lanes))),
+            v.at(y, b.mul(s, i64(self.groups * self.outputs))),
+        )  # fmt: skip
+
+    def emit_vector(
+        self, rows: int, x: Any, w: Any, bias: Any, y: Any, part: Any, mask: Any
+    ) -> None:
+        """One slice of `rows` positions."""
+        if rows == self.tile.rows:
+            self.prefetch_next_tile(x, y)
+        sums = self.emit_channels(x, w, [self.v.load_aligned(bias)] * rows, part)
+        for value, place in zip(sums, self.row_pointers(y, self.y_step, rows), strict=True):
+            self.store(value, place, mask)
+
+    def prefetch_next_tile(self, x: Any, y: Any) -> None:
+        """Ask for what a slice of the next full tile needs, if that pays."""
+
+    def emit_channels(self, x: Any, w: Any, sums: list[Any], part: Any) -> list[Any]:
+        """Input channel by input channel of the groups."""
+        if self.depth_ == 1:
+            return self.emit_channel(i64(0), x, w, sums, part)
+
+        def channel(ci: Any, sums: list[Any]) -> list[Any]:
+            return self.emit_channel(ci, self.v.at(x, ci), w, sums, part)
+
+        return self.v.loop(i64(0), self.depth, 1, sums, channel)
+
+    def emit_channel(self, ci: Any, x: Any, w: Any, sums: list[Any], part: Any) -> list[Any]:
+        """Residue by residue of the taps."""
+        v, b = self.v, self.v.ir
+        factors = v.at(w, b.mul(b.mul(ci, self.taps), i64(v.lanes)))
+
+        def residue(r: Any, sums: list[Any]) -> list[Any]:
+            return self.emit_taps(r, x, factors, sums, part)
+
+        if self.pitch == 1:
+            return residue(i64(0), sums)
+        return v.loop(i64(0), i64(self.pitch), 1, sums, residue)
+
+    def emit_taps(self, first: Any, x: Any, w: Any, sums: list[Any], part: Any) -> list[Any]:
+        """Taps first, first + pitch, …"""
+        v, b, pitch = self.v, self.v.ir, i64(self.pitch)
+        count = b.sdiv(b.add(b.sub(self.taps, first), i64(self.pitch - 1)), pitch)
+
+        def block(j: Any, sums: list[Any], taps: int) -> list[Any]:
+            tap = b.add(first, b.mul(j, pitch))
+            place = v.at(x, b.mul(tap, self.x_tap))
+            return self.slide(taps, place, v.at(w, b.mul(tap, i64(v.lanes))), sums, part)
+
+        most = self.tap_block if len(sums) == self.tile.rows else 1
+        return self.in_blocks(count, most, sums, block)
+
+    def slide(self, taps: int, x: Any, w: Any, sums: list[Any], part: Any) -> list[Any]:
+        """A block of taps: row i serves tap j of sum i - j, in the order of the taps."""
+        v, sums, rows = self.v, list(sums), len(sums)
+        step = self.pitch * v.lanes
+        columns = [v.load_aligned(v.at(w, j * step)) for j in range(taps)]
+        x = v.hidden(x)  # or LLVM keeps the address of each row, and spills it
+        for i in range(rows + taps - 1):
+            value = self.value_at(x, part)
+            x = v.at(x, self.row_step)
+            for j in range(max(0, i - rows + 1), min(taps, i + 1)):
+                sums[i - j] = v.fma(value, columns[j], sums[i - j])
+        return sums
+
+    @abstractmethod
+    def value_at(self, place: Any, part: Any) -> Any:
+        """An input channel of each group, at one row, in the lanes of its outputs."""
+
+
+class Sliced(Family):
+    """Families whose panels are slices."""
+
+    def tile_rows(self, problem: ConvProblem, target: Target) -> tuple[int, int]:
+        """MR and most taps of a block."""
+        sliding_rows, block, rows = TILES[target.isa]
+        return (sliding_rows, block) if tap_pitch(problem.geometry) else (rows, 1)
+
+    def compiled_depth(self, geometry: Geometry) -> int:
+        """C_in/G where code depends on it, else 0."""
+        return geometry.group_in_channels
+
+    def run(self, problem: ConvProblem, tile: Tile, target: Target) -> int:
+        """Positions of one run, such that those of a tile may be dilation/stride apart."""
+        g = problem.geometry
+        spacing = max(1, g.dilation // g.stride) if tap_pitch(g) else 1
+        return run_length(problem, tile.rows * spacing, target)
+
+    def panels(self, problem: ConvProblem, target: Target) -> list[Panel]:
+        g, lanes = problem.geometry, target.lanes(problem.dtype)
+        groups = groups_of_slice(g, lanes)
+        # One group is one slice, in which lanes may stay idle; the code is the same for any C_out.
+        outputs = g.group_out_channels if g.num_groups > 1 else lanes
+        slice_out, slice_in = groups * outputs, groups * g.group_in_channels
+        rows, block = self.tile_rows(problem, target)
+        panels: list[Panel] = []
+        widest = slice_out * PANEL_SLICES
+        for first in range(0, g.out_channels, widest):
+            channels = min(widest, g.out_channels - first)
+            tile = Tile(
+                self.emitter.family, problem.dtype.itemsize * 8, lanes, rows, vectors=1,
+                masked=channels % slice_out > 0, fma=target.fma,
+                variant=(
+                    block, self.compiled_depth(g), outputs, groups, tap_pitch(g)
+                ),
+            )  # fmt: skip
+            panels.append(
+                Panel(
+                    tile, first, channels,
+                    x_offset=first // g.group_out_channels * g.group_in_channels,
+                    column=panels[-1].last_column if panels else 0,
+                    slices=-(-channels // slice_out), x_slice=slice_in,
+                    last_lanes=channels % slice_out or slice_out,
+                )
+            )  # fmt: skip
+        return panels
+
+    def pack(self, weights: Weights, panels: Sequence[Panel]) -> PackedWeights:
+        """Order the filter as (slice, ci, tap, lane), and the bias as (slice, lane)."""
+        taps, depth, _ = weights.filter.shape
+        tile = panels[0].tile
+        lanes, slice_out = tile.lanes, tile.variant[2] * tile.variant[3]
+        packed = PackedWeights.empty(panels[-1].last_column * taps * depth, panels, weights)
+        packed.filter[:], packed.bias[:] = 0, 0
+        blocks, biases = (
+            packed.filter.reshape(-1, depth, taps, lanes),
+            packed.bias.reshape(-1, lanes),
+        )
+        for s, first in enumerate(range(0, weights.filter.shape[2], slice_out)):
+            part = weights.filter[:, :, first : first + slice_out].swapaxes(0, 1)
+            blocks[s, :, :, : part.shape[2]] = part
+            if weights.bias is not None:
+                biases[s, : part.shape[2]] = weights.bias[first : first + slice_out]
+        return packed
