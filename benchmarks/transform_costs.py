@@ -31,6 +31,7 @@ from numbaconv.cpu.transform.methods import METHODS
 from numbaconv.cpu.transform.plan import TransformPlan
 from numbaconv.cpu.transform.scheme import Scheme, spectrum_size
 from numbaconv.dispatch import cpu_target, make_plan
+from numbaconv.interop import empty_output
 from numbaconv.problem import ConvProblem, Geometry
 
 from .problems import PROBLEMS
@@ -203,9 +204,12 @@ def measure(layer: Layer) -> Layer:
     )  # fmt: skip
     rng = np.random.default_rng(0)
     x = rng.standard_normal((layer["batch"], layer["length"], g.in_channels)).astype(problem.dtype)
-    y = np.empty(problem.out_shape, problem.dtype)
-    if problem.layout == "NCL":
-        x, y = (a.transpose(0, 2, 1).copy().transpose(0, 2, 1) for a in (x, y))
+    n, l_out, channels = problem.out_shape
+    if problem.layout == "NCL":  # y as a layer makes it
+        x = x.transpose(0, 2, 1).copy().transpose(0, 2, 1)
+        y = empty_output((n, channels, l_out), problem.dtype).transpose(0, 2, 1)
+    else:
+        y = empty_output((n, l_out, channels), problem.dtype)
     plans = [make_plan(problem, owner._weights)]
     labels, preparations = ["direct"], [0.0]
     for scheme, folding in candidates(problem):

@@ -30,8 +30,9 @@ if TYPE_CHECKING:
 Candidate = tuple[Scheme, Folding]
 Counts = dict[str, float]
 
-# `auto` transforms where that is estimated to take less than this share of direct summation.
-WORTHWHILE = 0.95
+# `auto` transforms where that is estimated to take less than this share of direct summation. Of the
+# public list the 90th percentile of choice over best is 1.03 by 0.9, 1.07 by 0.95.
+WORTHWHILE = 0.9
 
 # Below so many operations a call is over before a transform has saved anything.
 LEAST_FLOPS = 400_000
