@@ -64,11 +64,13 @@ class PanelPlan(RememberingPlan["PanelCall"]):
         }
 
 
-# Bytes of y, beyond half of those of x, from which y is written past the caches, or the last
-# cache if that is smaller. Measured on one and two cores: 1 → 512 K10 s5 gains 1.2× and 1.3× at
-# 16 MiB, 4 → 288 K15 1.2× and 1.1× at 33, 64 → 512 K1 1.3× and 1.2× at 20; depthwise K4, whose x
-# is as large, loses 1.1× and 1.2× at 24 MiB and gains 1.35× and 1.1× at 48.
-STREAMED_FROM = 16 << 20
+# Bytes of y, beyond half of those of x, from which y is written past the caches, or this share of
+# the last cache if that is smaller. Measured on one and two cores of a Xeon: 1 → 512 K10 s5 gains
+# 1.2× and 1.3× at 16 MiB, 4 → 288 K15 1.2× and 1.1× at 33, 64 → 512 K1 1.3× and 1.2× at 20;
+# depthwise K4, whose x is as large, loses 1.1× and 1.2× at 24 MiB and gains 1.35× and 1.1× at 48.
+# Of a Zen 4 with 32 MiB: depthwise K4 gains 2.2× and 1.1× at 16 MiB, 1.6× and 1.4× at 24, and at
+# 12 MiB gains 1.6× on one core and loses 1.15× on two; 64 → 512 K1 gains 1.1× at 16 MiB.
+STREAMED_FROM, STREAMED_SHARE = 16 << 20, 0.25
 
 
 class PanelCall:
@@ -123,7 +125,7 @@ def may_stream(blocking: Blocking, y_strides: tuple[int, ...]) -> bool:
     x_size = problem.batch * problem.length * problem.geometry.in_channels
     size = (math.prod(problem.out_shape) - x_size // 2) * itemsize
     return (
-        size >= min(STREAMED_FROM, blocking.target.last_cache)
+        size >= min(STREAMED_FROM, STREAMED_SHARE * blocking.target.last_cache)
         and len(blocking.reduction) == 1
         and y_strides[2] == itemsize
         and not any(stride % vector for stride in y_strides[:2])
