@@ -1,19 +1,21 @@
 """The cost model of `algorithm="auto"`: measure, fit, check.
 
-    python -m benchmarks.transform_costs measure [--first N] [--count N]
-    python -m benchmarks.transform_costs fit
-    python -m benchmarks.transform_costs check
+    python -m benchmarks.transform_costs measure [--seconds S]
+    python -m benchmarks.transform_costs fit [--core NAME]
+    python -m benchmarks.transform_costs check [--core NAME]
 
 `measure` times layers on one core, direct summation beside transforms in turn, and keeps the
-seconds in `transform_costs.json`. `fit` finds the nanoseconds of each count by non-negative
-least squares of relative errors and writes them into the package. `check` says what the choice
+seconds in `costs`, in a file named as the kind of core. `fit` finds the
+nanoseconds of each count by non-negative least squares of relative errors and writes them into
+the package. `check` says what the choice
 costs over the best one that was measured, on the layers that `fit` has not seen and on the
-public list.
+public list. Both also work for a core that was measured elsewhere.
 """
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import math
 import time
@@ -23,8 +25,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from rich.progress import track
 
 from numbaconv import Conv1D
+from numbaconv.cpu.target import Target
 from numbaconv.cpu.transform import cost
 from numbaconv.cpu.transform.folding import Folding
 from numbaconv.cpu.transform.methods import METHODS
@@ -36,8 +40,8 @@ from numbaconv.problem import ConvProblem, Geometry
 
 from .problems import PROBLEMS
 
-DATA = Path(__file__).with_suffix(".json")
-COSTS = Path(cost.__file__).with_name("costs.json")
+DATA = Path(__file__).parent / "costs"
+COSTS = Path(cost.__file__).parent / "costs"
 
 # Layers after the public list: a third is for `check`, the others for `fit`.
 RANDOM_LAYERS, LARGE_LAYERS, FILTERS, CHANNEL_FIRST = 600, 75, 60, 150
@@ -150,12 +154,11 @@ def untransformed_bytes(problem: ConvProblem) -> int:
     return 8 * problem.geometry.reduction * problem.geometry.out_channels
 
 
-def candidates(problem: ConvProblem) -> list[tuple[Scheme, Folding]]:
+def candidates(problem: ConvProblem, target: Target) -> list[tuple[Scheme, Folding]]:
     """Those that are not hopeless, by the model as it is.
 
     Large spectra of hopeless ones would push all the others out of the last cache.
     """
-    target = cpu_target()
     found = {c: cost.estimate(problem, target, *c) for c in all_candidates(problem)}
     found = {c: e for c, e in found.items() if spectrum_bytes(problem, *c) < MOST_SPECTRUM}
     best = sorted(found, key=found.__getitem__)[:7]
@@ -193,9 +196,9 @@ def interleaved(calls: list[Callable[[], Any]]) -> list[float]:
     return best
 
 
-def measure(layer: Layer) -> Layer:
+def measure(layer: Layer, target: Target) -> Layer:
     """Seconds of direct summation and of each candidate."""
-    problem, target = problem_of(layer), cpu_target()
+    problem = problem_of(layer)
     g = problem.geometry
     owner = Conv1D(
         g.kernel_size, g.in_channels, g.out_channels, problem.dtype, stride=g.stride,
@@ -212,7 +215,7 @@ def measure(layer: Layer) -> Layer:
         y = empty_output((n, l_out, channels), problem.dtype)
     plans = [make_plan(problem, owner._weights)]
     labels, preparations = ["direct"], [0.0]
-    for scheme, folding in candidates(problem):
+    for scheme, folding in candidates(problem, target):
         TransformPlan(problem, owner._weights, target, scheme, folding)  # compiles
         owner._weights._packed.clear()
         start = time.perf_counter()
@@ -230,10 +233,11 @@ def measure(layer: Layer) -> Layer:
 
 
 # --- fitting
-def rows_of(measured: list[Layer]) -> dict[str, list[tuple[dict[str, float], float]]]:
+def rows_of(
+    measured: list[Layer], target: Target
+) -> dict[str, list[tuple[dict[str, float], float]]]:
     """(counts, nanoseconds) for each kind of kernel."""
     rows: dict[str, list[tuple[dict[str, float], float]]] = defaultdict(list)
-    target = cpu_target()
     for layer in measured:
         problem = problem_of(layer)
         name, counts = cost.direct_counts(problem, target)
@@ -274,13 +278,14 @@ def fitted(rows: list[tuple[dict[str, float], float]]) -> dict[str, float]:
     }
 
 
-def fit(measured: list[Layer]) -> None:
+def fit(measured: list[Layer], target: Target, core: str) -> None:
     for_fit = [m for i, m in enumerate(measured) if not is_checked(i, m)]
     # Few layers are enough for a kernel of which few are measured; none for what has none.
-    kinds = {kind: fitted(rows) for kind, rows in rows_of(for_fit).items() if len(rows) >= 8}
-    COSTS.write_text(json.dumps(kinds, indent=1, sort_keys=True) + "\n")
+    all_rows = rows_of(for_fit, target)
+    kinds = {kind: fitted(rows) for kind, rows in all_rows.items() if len(rows) >= 8}
+    (COSTS / f"{core}.json").write_text(json.dumps(kinds, indent=1, sort_keys=True) + "\n")
     cost.costs.cache_clear()
-    for kind, rows in rows_of(for_fit).items():
+    for kind, rows in all_rows.items():
         if kind in kinds:
             ratios = [cost.total(kinds[kind], counts) / t for counts, t in rows]
             shown = " ".join(f"{q:.2f}" for q in np.quantile(ratios, [0.05, 0.5, 0.95]))
@@ -293,27 +298,26 @@ def is_checked(index: int, layer: Layer) -> bool:
 
 
 # --- checking
-def chosen_label(problem: ConvProblem) -> str:
-    """What `auto` takes on one core."""
-    target = cpu_target()
+def chosen_label(problem: ConvProblem, target: Target) -> str:
+    """What `auto` takes with the threads that this process has."""
     for method in METHODS:
         if method.declines(problem, target) is None:
             return label(*cost.best(problem, target, method.candidates(problem)))
     return "direct"
 
 
-def check(measured: list[Layer]) -> None:
+def check(measured: list[Layer], target: Target) -> None:
     """Print what the choice costs over the best that was measured, and where it is far off."""
     over: dict[str, list[float]] = defaultdict(list)
     for i, layer in enumerate(measured):
         if not is_checked(i, layer):
             continue
         problem = problem_of(layer, "auto")
-        if cost.direct_counts(problem, cpu_target())[0] != layer["kernel"]:
+        if cost.direct_counts(problem, target)[0] != layer["kernel"]:
             continue
         allowed = {"direct"} | {label(*c) for method in METHODS for c in method.candidates(problem)}
         seconds = {k: s for k, s in layer["seconds"].items() if k in allowed}
-        choice = chosen_label(problem)
+        choice = chosen_label(problem, target)
         fastest = min(seconds, key=lambda k: seconds[k])
         # A transform that was not even tried has no time: count what direct costs.
         ratio = seconds.get(choice, seconds["direct"]) / seconds[fastest]
@@ -332,30 +336,39 @@ def check(measured: list[Layer]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.transform_costs")
     parser.add_argument("step", choices=["measure", "fit", "check"])
-    parser.add_argument("--first", type=int, default=0, help="layer to begin with")
-    parser.add_argument("--count", type=int, default=10**6, help="layers to measure")
+    parser.add_argument("--core", help="as its file is named; that of this machine")
     parser.add_argument("--seconds", type=float, default=math.inf, help="stop after")
     arguments = parser.parse_args()
-    measured: list[Layer] = json.loads(DATA.read_text()) if DATA.exists() else []
+    core = arguments.core or cost.MEASURED_CORES[cpu_target().fma_units]
+    data = DATA / f"{core}.json"
+    found = json.loads(data.read_text()) if data.exists() else {}
+    measured: list[Layer] = found.get("layers", [])
     if arguments.step == "measure":
-        begin, known = time.perf_counter(), {layer["name"] for layer in measured}
-        channel_first = random_layers(CHANNEL_FIRST, 2027, "random channel-first", "NCL")
-        layers = [
-            *public_layers(), *random_layers(), *large_layers(), *filters(), *channel_first
-        ]  # fmt: skip
-        for layer in layers[arguments.first : arguments.first + arguments.count]:
-            if layer["name"] not in known:
-                measured.append(measure(layer))
-            if time.perf_counter() - begin > arguments.seconds:
-                break
-        order = {layer["name"]: i for i, layer in enumerate(layers)}
-        measured.sort(key=lambda layer: order.get(layer["name"], len(order)))
-        DATA.write_text("[\n" + ",\n".join(map(json.dumps, measured)) + "\n]\n")
-        print(f"{len(measured)} of {len(layers)} layers")
-    elif arguments.step == "fit":
-        fit(measured)
+        measure_all(measured, cpu_target(), arguments.seconds)
+        shown = json.dumps(dataclasses.asdict(cpu_target()))
+        lines = ",\n".join(map(json.dumps, measured))
+        data.write_text(f'{{"target": {shown},\n"layers": [\n{lines}\n]}}\n')
+        return
+    known = found["target"]
+    target = Target(**{k: tuple(v) if isinstance(v, list) else v for k, v in known.items()})
+    if arguments.step == "fit":
+        fit(measured, target, core)
     else:
-        check(measured)
+        check(measured, target)
+
+
+def measure_all(measured: list[Layer], target: Target, seconds: float) -> None:
+    """Add what is not yet known, in the order of the layers, until time is over."""
+    begin, known = time.perf_counter(), {layer["name"] for layer in measured}
+    channel_first = random_layers(CHANNEL_FIRST, 2027, "random channel-first", "NCL")
+    layers = [*public_layers(), *random_layers(), *large_layers(), *filters(), *channel_first]
+    for layer in track(layers, "layers"):
+        if layer["name"] not in known:
+            measured.append(measure(layer, target))
+        if time.perf_counter() - begin > seconds:
+            break
+    order = {layer["name"]: i for i, layer in enumerate(layers)}
+    measured.sort(key=lambda layer: order.get(layer["name"], len(order)))
 
 
 if __name__ == "__main__":

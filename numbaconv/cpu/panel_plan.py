@@ -20,7 +20,7 @@ from .panel import panel_address
 from .tables import BLOCK, CALL, PANEL
 from .target import Target
 from .transposition import copier_address
-from .window import MODE_CODES, WindowShape, window_shape
+from .window import MODE_CODES, WindowShape, filler_address, window_shape
 
 
 class PanelPlan(RememberingPlan["PanelCall"]):
@@ -246,6 +246,7 @@ def call_table(
         row_tile=blocking.tile.rows, weights=0, bias=0,
         x_bytes=math.prod(x_shape) * itemsize,
         copier=0 if is_plain else copier_address(problem.dtype),
+        filler=filler_address(problem.dtype),
     )  # fmt: skip
     table: Array = np.array([tuple(values[name] for name in CALL.names or ())], CALL)
     return (table, panels, blocks)

@@ -27,7 +27,7 @@ CALL = int64_fields(
     "x_is_merged", "window_is_merged",  # whether taps follow each other without a gap
     "row_tile",
     "x_bytes",  # of all of x
-    "copier",  # see `memory.copy_block`
+    "copier", "filler",  # see `memory.copy_block`, `window.fill_strip`
 )  # fmt: skip
 
 # One panel: its kernel, what it reads and what it writes (offsets in elements).
@@ -53,7 +53,7 @@ TRANSFORM = int64_fields(
     "positions", "short_tiles", "row_tiles",  # see Tiling
     "strip_positions", "stage_positions",  # what `transform.runs` holds of x and y
     "total_tiles", "blocks", "step",  # see TransformBlocking
-    "v_row", "v_plane", "v_size", "m_row", "m_plane", "m_size", "is_stacked", "copier",
+    "v_row", "v_plane", "v_size", "m_row", "m_plane", "m_size", "is_stacked", "copier", "filler",
     "prefetched_rows",
 )  # fmt: skip
 

@@ -36,6 +36,8 @@ class Target:
         Element widths whose dense tiles have a register left to prefetch with.
     l1, l2, last_cache : int
         Bytes of data cache: a core's first and second level, and the last one.
+    fma_units : int
+        Multiply-adds of whole vectors that start in a cycle.
     """
 
     isa: str
@@ -47,6 +49,7 @@ class Target:
     l1: int = DEFAULT_CACHES[0]
     l2: int = DEFAULT_CACHES[1]
     last_cache: int = DEFAULT_CACHES[2]
+    fma_units: int = 2
 
     def lanes(self, dtype: np.dtype) -> int:
         """Elements of one vector register."""
@@ -77,6 +80,10 @@ ISAS = {
         Target("neon", vector_bytes=16, registers=32, fma=True, tile_rows=(9, 9, 7, 5)),
     )
 }
+
+
+# LLVM's names of cores with AVX-512 that start one multiply-add of 512 bits in a cycle.
+ONE_UNIT = ("znver4", "icelake-client", "tigerlake", "rocketlake", "cannonlake")
 
 
 def isa_of(features: str, machine: str) -> str:
@@ -114,6 +121,7 @@ def cache_sizes(
 @functools.cache
 def host() -> Target:
     """Return the processor that Numba's CPU code generator is set to."""
+    from llvmlite.binding import get_host_cpu_name
     from numba.core import config
     from numba.core.codegen import get_host_cpu_features
 
@@ -121,5 +129,9 @@ def host() -> Target:
     if features is None:
         features = get_host_cpu_features()
     isa = isa_of(features, platform.machine())
+    core = config.CPU_NAME or get_host_cpu_name()
     l1, l2, last_cache = cache_sizes()
-    return dataclasses.replace(ISAS[isa], l1=l1, l2=l2, last_cache=last_cache)
+    return dataclasses.replace(
+        ISAS[isa], l1=l1, l2=l2, last_cache=last_cache,
+        fma_units=1 if isa == "avx512" and core in ONE_UNIT else 2,
+    )  # fmt: skip

@@ -11,7 +11,13 @@ from hypothesis import strategies as st
 from numbaconv.cpu.memory import data, offset
 from numbaconv.cpu.tables import CALL
 from numbaconv.cpu.transposition import copier_address
-from numbaconv.cpu.window import MODE_CODES, fill_window, padded_source, window_shape
+from numbaconv.cpu.window import (
+    MODE_CODES,
+    fill_window,
+    filler_address,
+    padded_source,
+    window_shape,
+)
 from numbaconv.interop import address_of
 
 NUMPY_MODES = {"reflect": "reflect", "replicate": "edge", "circular": "wrap"}
@@ -157,7 +163,7 @@ def call_record(shape, x, length, mode, band_channels, strides):
         window_strips=shape.strips, window_pitch=shape.pitch, window_step=shape.step,
         window_first_rows=shape.first_rows, window_more_rows=shape.more_rows,
         band_channels=band_channels, window_row=strides[0], window_channel=strides[1],
-        copier=copier_address(x.dtype),
+        copier=copier_address(x.dtype), filler=filler_address(x.dtype),
     )  # fmt: skip
     for name, value in values.items():
         call[name] = value

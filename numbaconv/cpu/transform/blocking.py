@@ -72,11 +72,17 @@ class TransformBlocking:
 
     @property
     def block_sizes(self) -> list[tuple[int, int]]:
-        """Tiles, and how many blocks have so many; the last may have some less."""
+        """Tiles, and how many blocks have so many; the last has what is left."""
         steps = -(-self.total_tiles // self.step)
         least, more = divmod(steps, self.blocks)
-        sizes = (least, self.blocks - more), (least + 1, more)
-        return [(size * self.step, blocks) for size, blocks in sizes if blocks]
+        missing = steps * self.step - self.total_tiles
+        largest = (least + (more > 0)) * self.step
+        sizes = [
+            (least * self.step, self.blocks - more - (more == 0)),
+            (largest, more - (more > 0)),
+            (largest - missing, 1),
+        ]
+        return [(tiles, blocks) for tiles, blocks in sizes if blocks]
 
     @property
     def group_weights(self) -> int:
@@ -160,7 +166,8 @@ def cut_tiles(
             PLANES_OF_LARGE_SPECTRA * target.l2, int(SHARE_OF_LARGE_SPECTRA * filter_bytes)
         )
         fitting = min(TILES_OF_LARGE_SPECTRA, planes // tile_bytes)
-    step = rows if total >= LEAST_STEPS * (shares - 1) * rows and fitting >= rows else 1
+    are_many = total >= rows * max(1, LEAST_STEPS * (shares - 1))
+    step = rows if are_many and fitting >= rows else 1
     steps, steps_of_block = -(-total // step), max(1, round(fitting / step))
     least = -(-total * tile_bytes // (shares * MOST_PLANE_BYTES))
     blocks = shares * max(least, round(steps / (shares * steps_of_block)))

@@ -1,8 +1,8 @@
 """What direct summation and transforms cost, estimated from the sizes of their loops.
 
 An estimate is a sum of counts (multiply-adds, bytes, tiles, …) times nanoseconds for each.
-The nanoseconds are in `costs.json`, fitted by `benchmarks/transform_costs.py` to the
-measurements beside it. They were taken on one core of one machine; only ratios matter here.
+The nanoseconds are in `costs`, fitted by `benchmarks/transform_costs.py` to measurements on one
+core of each of two processors; only ratios matter here.
 """
 
 from __future__ import annotations
@@ -37,13 +37,18 @@ WORTHWHILE = 0.9
 # Below so many operations a call is over before a transform has saved anything.
 LEAST_FLOPS = 400_000
 
-# Nanoseconds of a slot, and bytes of a filter that come from memory in a nanosecond: where few
-# positions share a long filter, the multiply-adds do not hide the reading.
-SLOT, FILTER_RATE = 0.18, 8.0
+# Bytes of a filter that come from memory in a nanosecond: where few positions share a long filter,
+# the multiply-adds do not hide the reading.
+FILTER_RATE = 8.0
 
 # The same of spectra far away, which are prefetched (26 in a loop that only reads), and the share
 # of the multiply-adds that hides it.
 SPECTRUM_RATE, HIDING = 20.0, 0.3
+
+# Of the cores that were measured, the one with so many multiply-add units, and the nanoseconds in
+# which one of them starts a multiply-add.
+MEASURED_CORES = {1: "znver4", 2: "sapphirerapids"}
+SLOT = {1: 0.27, 2: 0.18}
 
 # Share of L2 that the spectra of all groups may have so that the next call finds them there.
 KEPT = 0.5
@@ -59,9 +64,9 @@ FAR = 2048
 
 
 @functools.cache
-def costs() -> dict[str, dict[str, float]]:
+def costs(core: str) -> dict[str, dict[str, float]]:
     """Nanoseconds by kind of kernel and by count."""
-    text = importlib.resources.files(__package__).joinpath("costs.json").read_text()
+    text = importlib.resources.files(__package__).joinpath("costs", f"{core}.json").read_text()
     table: dict[str, dict[str, float]] = json.loads(text)
     return table
 
@@ -75,13 +80,13 @@ def tile_rows(rows: int, most: int) -> list[int]:
     return [most] * full + [(rest + 1) // 2, rest // 2]
 
 
-def slots(rows: int, vectors: int) -> int:
-    """Half cycles of one step of a register tile, on a core with two multiply-add units.
+def slots(rows: int, vectors: int, units: int) -> float:
+    """Multiply-adds that `units` could start during one step of a register tile.
 
-    It starts rows*vectors multiply-adds, loads rows + vectors operands, and waits four cycles
-    for the sums of the step before.
+    It starts rows*vectors of them, loads rows + vectors operands, two a cycle, and waits four
+    cycles for the sums of the step before.
     """
-    return max(rows * vectors, rows + vectors, 8)
+    return max(rows * vectors, units * (rows + vectors) / 2, 4 * units)
 
 
 def transform_counts(blocking: TransformBlocking) -> Counts:
@@ -98,7 +103,9 @@ def transform_counts(blocking: TransformBlocking) -> Counts:
             calls = groups * number * len(kind.x_planes)
             steps = groups * number * kind.terms * depths
             covered = tile_rows(tiles_of_block * kind.stacked, panel.tile.rows)
-            counts["gemm_slots"] += steps * sum(slots(r, panel.tile.vectors) for r in covered)
+            counts["gemm_slots"] += steps * sum(
+                slots(r, panel.tile.vectors, target.fma_units) for r in covered
+            )
             counts["gemm_tiles"] += calls * len(covered)
             counts["gemm_lines"] += steps * panel.tile.vectors * len(covered)
             counts["gemm_calls"] += calls
@@ -110,7 +117,7 @@ def transform_counts(blocking: TransformBlocking) -> Counts:
     if is_kept:
         counts["spectrum_bytes"] = bytes_read
     else:
-        counts["stall"] = stall(bytes_read / SPECTRUM_RATE, HIDING * counts["gemm_slots"])
+        counts["stall"] = stall(bytes_read / SPECTRUM_RATE, HIDING * counts["gemm_slots"], target)
         is_far = groups * spectrum > FAR_SIZE * target.l2
         counts["far_spectrum_bytes" if is_far else "near_spectrum_bytes"] = bytes_read
     planes = scheme.input_planes * blocking.v_row + scheme.output_planes * blocking.m_row
@@ -151,9 +158,9 @@ def transform_counts(blocking: TransformBlocking) -> Counts:
     return counts
 
 
-def stall(reading: float, slots: float) -> float:
+def stall(reading: float, slots: float, target: Target) -> float:
     """Nanoseconds by which reading takes longer than the multiply-adds that hide it."""
-    return max(0.0, reading - slots * SLOT)
+    return max(0.0, reading - slots * SLOT[target.fma_units])
 
 
 def window_tiles(blocking: TransformBlocking) -> int:
@@ -190,14 +197,14 @@ def direct_counts(problem: ConvProblem, target: Target) -> tuple[str, Counts]:
         rows, vectors = tile.rows, tile.vectors
         if tile.family == "planar":  # rows of channels, vectors of positions
             rows, vectors = tile.variant[0], tile.rows // tile.lanes
-        counts[f"slots{min(tile.vectors, 4)}"] += steps * slots(rows, vectors)
+        counts[f"slots{min(tile.vectors, 4)}"] += steps * slots(rows, vectors, target.fma_units)
         counts["panel_tiles"] += positions / tile.rows * len(blocking.reduction)
     filter_bytes = geometry.reduction * blocking.panels[-1].last_column * itemsize
     is_in_bands = blocking.band.panels < len(blocking.panels)
     runs = 1 if is_in_bands or filter_bytes <= target.l2 else -(-positions // blocking.run)
     counts["filter_bytes"] = filter_bytes * runs
     counts["stall"] = stall(
-        counts["filter_bytes"] / FILTER_RATE, sum(counts[f"slots{v}"] for v in range(1, 5))
+        counts["filter_bytes"] / FILTER_RATE, sum(counts[f"slots{v}"] for v in range(1, 5)), target
     )
     counts["positions"] = positions * geometry.num_groups
     x_size, y_size = (
@@ -236,9 +243,10 @@ def moved_bytes(problem: ConvProblem, target: Target) -> int:
     return size if size > target.l2 else 0
 
 
-def prices(kind: str, problem: ConvProblem) -> dict[str, float] | None:
+def prices(kind: str, problem: ConvProblem, target: Target) -> dict[str, float] | None:
     """Nanoseconds of each count, of float32 where float64 was not measured."""
-    return costs().get(key_of(kind, problem), costs().get(f"{kind} f32"))
+    table = costs(MEASURED_CORES[target.fma_units])
+    return table.get(key_of(kind, problem), table.get(f"{kind} f32"))
 
 
 def total(prices: dict[str, float], counts: Counts) -> float:
@@ -256,17 +264,18 @@ def estimate(problem: ConvProblem, target: Target, scheme: Scheme, folding: Fold
     threads = _threads.max_threads()
     blocking = transform_blocking(problem, target, scheme, folding, threads)
     counts = transform_counts(blocking)
-    time = total(prices("transform", problem) or {}, counts)
+    time = total(prices("transform", problem, target) or {}, counts)
     time /= blocking.workers(threads)
     if problem.filter_is_new:
-        time += costs()["filter"]["elements"] * blocking.group_weights * folding.groups
+        table = costs(MEASURED_CORES[target.fma_units])
+        time += table["filter"]["elements"] * blocking.group_weights * folding.groups
     return time
 
 
 def direct_estimate(problem: ConvProblem, target: Target) -> float | None:
     """Nanoseconds of direct summation; None for a kernel that was not measured."""
     name, counts = direct_counts(problem, target)
-    known = prices(name, problem)
+    known = prices(name, problem, target)
     if known is None:
         return None
     workers, _ = direct_blocking(problem, target).workers(_threads.max_threads())

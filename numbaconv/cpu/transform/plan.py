@@ -18,7 +18,7 @@ from ..panel_plan import PanelPlan, extent
 from ..tables import PANEL, PRODUCT, TRANSFORM
 from ..target import Target
 from ..transposition import copier_address
-from ..window import MODE_CODES
+from ..window import MODE_CODES, filler_address
 from .accuracy import error_constant
 from .blocking import TransformBlocking, transform_blocking
 from .folding import Folding
@@ -244,6 +244,7 @@ def transform_table(
         m_size=scheme.output_planes * blocking.m_plane,
         prefetched_rows=scheme.outputs(folding.taps) if is_far else 0,
         copier=0 if is_x_in_place and is_y_in_place else copier_address(problem.dtype),
+        filler=filler_address(problem.dtype),
     )  # fmt: skip
     table: Array = np.array([tuple(values[name] for name in TRANSFORM.names or ())], TRANSFORM)
     return (table, products, panels)

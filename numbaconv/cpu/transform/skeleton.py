@@ -25,7 +25,6 @@ from ..memory import (
     record,
     store,
 )
-from ..window import fill_strip
 from .runs import FIELDS, empty_stage, hold, place_in_stage, strip_at
 
 # Elements of a cache line, or more.
@@ -71,11 +70,12 @@ def fill_tile(window, call, x, origin, outputs):
     for i in range(strips):
         positions = min(strip, max(0, needed - i * strip))
         if positions:
-            fill_strip(
+            arguments = (
                 c.copier, offset(window, i * strip * c.in_channels), c.in_channels, 1,
                 x, c.x_row, c.x_channel, c.in_channels,
                 c.length, origin + i * c.unit, positions, c.mode,
             )  # fmt: skip
+            call_address(c.filler, arguments)
         for j in range((i * strip + positions) * c.in_channels, (i + 1) * strip * c.in_channels):
             store(window, j, 0.0)
 
