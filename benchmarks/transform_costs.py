@@ -339,7 +339,7 @@ def main() -> None:
     parser.add_argument("--core", help="as its file is named; that of this machine")
     parser.add_argument("--seconds", type=float, default=math.inf, help="stop after")
     arguments = parser.parse_args()
-    core = arguments.core or cost.MEASURED_CORES[cpu_target().fma_units]
+    core = arguments.core or cpu_target().core
     data = DATA / f"{core}.json"
     found = json.loads(data.read_text()) if data.exists() else {}
     measured: list[Layer] = found.get("layers", [])

@@ -36,8 +36,8 @@ class Target:
         Element widths whose dense tiles have a register left to prefetch with.
     l1, l2, last_cache : int
         Bytes of data cache: a core's first and second level, and the last one.
-    fma_units : int
-        Multiply-adds of whole vectors that start in a cycle.
+    core : str
+        Of the cores that have been measured the one that this one is most like, by LLVM's name.
     """
 
     isa: str
@@ -49,7 +49,12 @@ class Target:
     l1: int = DEFAULT_CACHES[0]
     l2: int = DEFAULT_CACHES[1]
     last_cache: int = DEFAULT_CACHES[2]
-    fma_units: int = 2
+    core: str = "sapphirerapids"
+
+    @property
+    def fma_units(self) -> int:
+        """Multiply-adds of whole vectors that start in a cycle."""
+        return 1 if self.core == "znver4" else 2
 
     def lanes(self, dtype: np.dtype) -> int:
         """Elements of one vector register."""
@@ -82,8 +87,8 @@ ISAS = {
 }
 
 
-# LLVM's names of cores with AVX-512 that start one multiply-add of 512 bits in a cycle.
-ONE_UNIT = ("znver4", "icelake-client", "tigerlake", "rocketlake", "cannonlake")
+# Cores with AVX-512 that start one multiply-add of 512 bits in a cycle, by LLVM's names.
+LIKE_ZNVER4 = ("znver4", "cannonlake", "icelake-client", "rocketlake", "tigerlake")
 
 
 def isa_of(features: str, machine: str) -> str:
@@ -129,9 +134,7 @@ def host() -> Target:
     if features is None:
         features = get_host_cpu_features()
     isa = isa_of(features, platform.machine())
-    core = config.CPU_NAME or get_host_cpu_name()
+    name = config.CPU_NAME or get_host_cpu_name()
+    core = "znver4" if isa == "avx512" and name in LIKE_ZNVER4 else "sapphirerapids"
     l1, l2, last_cache = cache_sizes()
-    return dataclasses.replace(
-        ISAS[isa], l1=l1, l2=l2, last_cache=last_cache,
-        fma_units=1 if isa == "avx512" and core in ONE_UNIT else 2,
-    )  # fmt: skip
+    return dataclasses.replace(ISAS[isa], l1=l1, l2=l2, last_cache=last_cache, core=core)

@@ -21,8 +21,8 @@ WINOGRAD_OUTPUTS = {2: (3, 5), 3: (2, 4, 6), 4: (3, 5), 5: (2, 4)}
 FFT_POINTS = (16, 32, 64, 128, 256, 512)
 
 # Products summed for one output from which the largest error on normal and uniform data stays
-# below four times that of direct summation, in the median of several draws; `auto` asks for
-# it. The transforms' own rounding is the same for any sum, and direct summation grows with it.
+# below four times that of direct summation, over several draws and in their median; `auto` asks
+# for it. The transforms' own rounding is the same for any sum, and direct summation grows with it.
 LEAST_REDUCTION = {
     (3, 2): 0, (5, 2): 16, (2, 3): 0, (4, 3): 12, (6, 3): 240,
     (3, 4): 16, (5, 4): 80, (2, 5): 12, (4, 5): 80,

@@ -40,15 +40,17 @@ def errors(layer, x, scheme):
     ("scheme", "taps", "channels"), THINNEST, ids=lambda value: getattr(value, "name", value)
 )
 def test_what_auto_may_take_errs_less_than_four_times_as_much(scheme, taps, channels, draw):
-    ratios = []
-    for seed in range(5):
+    found = []
+    for seed in range(8):
         rng = np.random.default_rng(seed)
         layer = Conv1D(taps, channels, 64, rng=rng, algorithm="direct")
         shape = (1, 1000, channels)
         x = rng.standard_normal(shape) if draw == "normal" else rng.uniform(0, 1, shape)
-        (transform, direct), _, _ = errors(layer, x.astype(np.float32), scheme)
-        ratios.append(transform / direct)
-    assert np.median(ratios) < 4
+        largest, _, expected = errors(layer, x.astype(np.float32), scheme)
+        found.append(np.array(largest) / np.abs(expected).max())
+    transform, direct = np.transpose(found)
+    assert np.median(transform / direct) < 4
+    assert transform.max() < 4 * direct.max()
 
 
 @pytest.mark.parametrize(
