@@ -123,6 +123,31 @@ def test_numbas_own_setting_decides(monkeypatch):
     assert host.__wrapped__().isa == "sse"
 
 
+AVX512 = "+sse4.2,+avx,+avx2,+fma,+avx512f,+avx512vl"
+
+
+@pytest.mark.parametrize(
+    "name, features, core, units",
+    [
+        ("znver4", AVX512, "znver4", 1),
+        ("tigerlake", AVX512, "znver4", 1),
+        ("znver5", AVX512, "sapphirerapids", 2),
+        ("sapphirerapids", AVX512, "sapphirerapids", 2),
+        ("znver4", "+sse4.2,+avx,+avx2,+fma", "sapphirerapids", 2),
+    ],
+)
+def test_a_core_is_taken_for_the_measured_one_that_is_most_like_it(
+    monkeypatch, name, features, core, units
+):
+    from numba.core import config
+
+    monkeypatch.setattr(config, "CPU_NAME", name)
+    monkeypatch.setattr(config, "CPU_FEATURES", features)
+    monkeypatch.setattr(target_module.platform, "machine", lambda: "x86_64")
+    found = host.__wrapped__()
+    assert (found.core, found.fma_units) == (core, units)
+
+
 def test_targets_are_values():
     same = Target(
         "avx2", vector_bytes=32, registers=16, fma=True, tile_rows=(9, 6), prefetch_bits=(32,)

@@ -56,11 +56,15 @@ SLOT = {"znver4": 0.27, "sapphirerapids": 0.18}
 # Share of L2 that the spectra of all groups may have so that the next call finds them there.
 KEPT = 0.5
 
-# How many times L2 planes or spectra are from which they cost more than others beyond L2.
+# How many times L2 planes, spectra, or x and y are from which they cost more than others beyond L2.
 FAR_SIZE = 4
 
 # The same of x and y together.
 VERY_FAR_SIZE = 8
+
+# Rows up to which a tile goes through x and y beyond L2 at the speed of memory: with 128 and more
+# points estimates for large layers were 0.7 of the time, with 64 and fewer they were right.
+MOST_STREAMS = 64
 
 # Bytes from row to row from which most rows of a tile lie on pages of their own.
 FAR = 2048
@@ -136,6 +140,9 @@ def transform_counts(blocking: TransformBlocking) -> Counts:
     counts["bytes" if groups == 1 else "group_bytes"] = moved
     if moved > VERY_FAR_SIZE * target.l2:
         counts["far_bytes"] = moved
+    if moved > FAR_SIZE * target.l2 and scheme.points > MOST_STREAMS:
+        outputs = tiles * scheme.outputs(folding.taps) * math.ceil(folding.columns / lanes)
+        counts["scattered_lines"] = rows * scheme.points + outputs
     # Rows on pages of their own miss the table of addresses.
     g = problem.geometry
     is_large = moved > 0

@@ -42,6 +42,7 @@ def test_blocks_hold_every_tile_once(given_blocking):
     assert bounds[0] == 0 and bounds[-1] == sizes.total_tiles
     assert tiles.min() > 0 and tiles.max() <= sizes.block_tiles
     assert sum(number for _, number in sizes.block_sizes) == sizes.blocks
+    assert sum(size * number for size, number in sizes.block_sizes) == sizes.total_tiles
 
 
 @given(blockings())
