@@ -148,6 +148,17 @@ def clear(typingctx, target, elements):
 
 
 @intrinsic
+def fence(typingctx):
+    """Finish all stores, those past the caches too, before any that follow."""
+
+    def codegen(context, builder, signature, values):
+        builder.fence("seq_cst")
+        return context.get_dummy_value()
+
+    return types.void(), codegen
+
+
+@intrinsic
 def move_vector(typingctx, target, source):
     """Copy one vector of VL elements."""
     bits = target.dtype.bitwidth

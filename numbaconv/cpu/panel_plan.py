@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from functools import lru_cache
 
@@ -17,6 +18,7 @@ from .blocking import Inside, deserves_threads
 from .family import Blocking, Family, blocking_for
 from .macrokernel import convolve_address, launch, launch_parallel
 from .panel import panel_address
+from .streaming import MANY_PRODUCTS, CallTables, may_stream
 from .tables import BLOCK, CALL, PANEL
 from .target import Target
 from .transposition import copier_address
@@ -64,40 +66,29 @@ class PanelPlan(RememberingPlan["PanelCall"]):
         }
 
 
-# Bytes of y, beyond half of those of x, from which y is written past the caches, or this share of
-# the last cache if that is smaller. Measured on one and two cores of a Xeon: 1 → 512 K10 s5 gains
-# 1.2× and 1.3× at 16 MiB, 4 → 288 K15 1.2× and 1.1× at 33, 64 → 512 K1 1.3× and 1.2× at 20;
-# depthwise K4, whose x is as large, loses 1.1× and 1.2× at 24 MiB and gains 1.35× and 1.1× at 48.
-# Of a Zen 4 with 32 MiB: depthwise K4 gains 2.2× and 1.1× at 16 MiB, 1.6× and 1.4× at 24, and at
-# 12 MiB gains 1.6× on one core and loses 1.15× on two; 64 → 512 K1 gains 1.1× at 16 MiB.
-STREAMED_FROM, STREAMED_SHARE = 16 << 20, 0.25
-
-
 class PanelCall:
     """A `PanelPlan` with the strides of x and y: the macrokernel's parameter table."""
 
     def __init__(
         self, plan: PanelPlan, x_strides: tuple[int, ...], y_strides: tuple[int, ...]
     ) -> None:
-        self.workers = plan.blocking.workers
-        self.is_small = not deserves_threads(plan.problem)
-        self.kernel = convolve_address(plan.problem.dtype)
-        self.packed = plan.packed
-        self.alignment = plan.blocking.target.vector_bytes
-        self.tables: list[Array] = []
-        self.address = self.fill(call_table(plan.blocking, x_strides, y_strides))
-        self.streams = may_stream(plan.blocking, y_strides)
-        if self.streams:
-            table = call_table(plan.blocking, x_strides, y_strides, streams=True)
-            self.streaming_address = self.fill(table)
-
-    def fill(self, tables: tuple[Array, ...]) -> int:
-        """Keep the tables, with the addresses of the weights in a copy of the first."""
-        table = tables[0].copy()
-        table["weights"] = address_of(self.packed.filter)
-        table["bias"] = address_of(self.packed.bias)
-        self.tables += [table, *tables[1:]]
-        return address_of(table)
+        blocking, problem, target = plan.blocking, plan.problem, plan.blocking.target
+        self.workers = blocking.workers
+        self.is_small = not deserves_threads(problem)
+        self.kernel = convolve_address(problem.dtype)
+        self.tables = CallTables(
+            functools.partial(call_table, blocking, x_strides, y_strides),
+            plan.packed,
+            streams=writes_vectors_once(blocking)
+            and may_stream(
+                problem,
+                y_strides,
+                target,
+                is_memory_bound=problem.geometry.reduction < MANY_PRODUCTS,
+            ),
+            alignment=target.vector_bytes,
+        )
+        self.address = self.tables.usual
 
     def __call__(self, x: Array, y: Array, threads: int | None) -> bool:
         # A compiled launcher reads the address of a plain C-contiguous array in 0.1 µs,
@@ -106,9 +97,7 @@ class PanelCall:
             x, y = address_of(x), address_of(y)  # type: ignore[assignment]
         if self.is_small:
             return launch(self.kernel, self.address, x, y)
-        address = self.address
-        if self.streams and (y if isinstance(y, int) else address_of(y)) % self.alignment == 0:
-            address = self.streaming_address
+        address = self.tables.address_for(y)
         workers, divide_panels = self.workers(_threads.allowed(threads))
         if workers == 1:
             return launch(self.kernel, address, x, y)
@@ -118,19 +107,11 @@ class PanelCall:
         )
 
 
-def may_stream(blocking: Blocking, y_strides: tuple[int, ...]) -> bool:
-    """Whether y is too large for the caches, written once, and whole vectors are aligned in it."""
-    problem, vector = blocking.problem, blocking.target.vector_bytes
-    itemsize = problem.dtype.itemsize
-    x_size = problem.batch * problem.length * problem.geometry.in_channels
-    size = (math.prod(problem.out_shape) - x_size // 2) * itemsize
-    return (
-        size >= min(STREAMED_FROM, STREAMED_SHARE * blocking.target.last_cache)
-        and len(blocking.reduction) == 1
-        and y_strides[2] == itemsize
-        and not any(stride % vector for stride in y_strides[:2])
-        and not any(panel.first * itemsize % vector for panel in blocking.panels)
-    )
+def writes_vectors_once(blocking: Blocking) -> bool:
+    """Whether there are no partial sums in y, and each panel begins at a vector of a row."""
+    vector, itemsize = blocking.target.vector_bytes, blocking.problem.dtype.itemsize
+    starts = (panel.first * itemsize for panel in blocking.panels)
+    return len(blocking.reduction) == 1 and not any(start % vector for start in starts)
 
 
 @lru_cache(maxsize=1024)

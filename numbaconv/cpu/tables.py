@@ -54,7 +54,7 @@ TRANSFORM = int64_fields(
     "strip_positions", "stage_positions",  # what `transform.runs` holds of x and y
     "total_tiles", "blocks", "step",  # see TransformBlocking
     "v_row", "v_plane", "v_size", "m_row", "m_plane", "m_size", "is_stacked", "copier", "filler",
-    "prefetched_rows",
+    "prefetched_rows", "streams",
 )  # fmt: skip
 
 # One GEMM of a transform: which planes it reads and writes, and its matrix.

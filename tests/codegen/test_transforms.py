@@ -254,3 +254,11 @@ def test_channel_loop_of_winograd_spills_nothing(isa, transform):
     if isa == "avx2" and transform.scheme.points >= 6:
         found = [line for line in found if line.endswith(")")]  # written, of which there is none
     assert found == []
+
+
+@pytest.mark.parametrize("scheme", REPRESENTATIVES, ids=lambda scheme: scheme.name)
+def test_a_streaming_inverse_stores_its_rows_past_the_caches(scheme):
+    transform = Transform(scheme, "inverse", 32, 16, masked=False, fma=True, streams=True)
+    rows = scheme.tile_outputs if isinstance(scheme, Winograd) else scheme.points
+    text = assembly("avx512", transform)
+    assert len(re.findall(r"vmovntps\s+%zmm", text)) == rows

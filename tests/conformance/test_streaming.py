@@ -1,9 +1,13 @@
 """Outputs beyond the caches are written past them: the same bits, wherever y lies."""
 
+import contextlib
+
 import numpy as np
 import pytest
 
-from numbaconv.cpu import panel_plan
+from numbaconv.cpu import streaming as streaming_rules
+from numbaconv.cpu.target import host
+from numbaconv.cpu.transform import plan as transform_plan
 from numbaconv.interop import aligned_empty
 from tests import guard
 from tests.conformance.comparison import always_parallel, expected_of, make_layer
@@ -30,7 +34,7 @@ CASES = {
 
 @pytest.fixture
 def streaming(monkeypatch):
-    monkeypatch.setattr(panel_plan, "STREAMED_FROM", -(1 << 62))
+    monkeypatch.setattr(streaming_rules, "STREAMED_FROM", -(1 << 62))
 
 
 def placed(shape, dtype, off):
@@ -83,3 +87,75 @@ def test_rows_of_a_wider_array_stream_too(streaming):
     make_layer(case, *arrays[1:])(arrays[0], out=wide[:, :, 16:80])
     np.testing.assert_array_equal(wide[:, :, 16:80], expected)
     assert np.isnan(wide[:, :, :16]).all() and np.isnan(wide[:, :, 80:]).all()
+
+
+TRANSFORMED = {
+    "winograd": ("winograd", Case(3, 20, 48, 400, padding=1, has_bias=True)),
+    "winograd, groups": ("winograd", Case(5, 32, 64, 300, batch=2, num_groups=2)),
+    "winograd, strided": ("winograd", Case(5, 16, 32, 500, stride=2, padding=3)),
+    "fft": ("fft", Case(9, 20, 48, 500, padding="same", has_bias=True)),
+    "fft, dilated": ("fft", Case(11, 16, 32, 900, dilation=5, padding="causal")),
+    "fft, two passes": ("fft", Case(100, 16, 16, 1500, padding=40)),
+    "fft, short tiles": ("fft", Case(7, 16, 32, 37, batch=3, dilation=2, padding=6)),
+    "fft, float64": ("fft", Case(9, 16, 24, 300, dtype="float64")),
+}
+
+
+@pytest.mark.parametrize("is_parallel", [False, True])
+@pytest.mark.parametrize("name", TRANSFORMED)
+def test_transforms_give_the_bits_of_the_usual_stores(name, is_parallel, streaming):
+    algorithm, case = TRANSFORMED[name]
+    arrays = case.arrays(lambda rng, shape: rng.standard_normal(shape))
+    layer = make_layer(case, *arrays[1:], algorithm)
+    assert layer.explain(arrays[0]).kernel == algorithm
+    shape = expected_of(case, *arrays).shape
+    usual, streamed = (placed(shape, case.dtype, off) for off in (1, 0))
+    with always_parallel() if is_parallel else contextlib.nullcontext():
+        layer(arrays[0], out=usual)
+        layer(arrays[0], out=streamed)
+    assert not np.isnan(usual).any()
+    np.testing.assert_array_equal(streamed, usual)
+
+
+@pytest.mark.parametrize("name", TRANSFORMED)
+def test_transforms_stream_where_vectors_are_lines(name, streaming, monkeypatch):
+    taken = []
+
+    class Watched(streaming_rules.CallTables):
+        def address_for(self, y):
+            address = super().address_for(y)
+            taken.append(address != self.usual)
+            return address
+
+    monkeypatch.setattr(transform_plan, "CallTables", Watched)
+    algorithm, case = TRANSFORMED[name]
+    arrays = case.arrays()
+    layer = make_layer(case, *arrays[1:], algorithm)
+    for off in (0, 1):
+        layer(arrays[0], out=placed(expected_of(case, *arrays).shape, case.dtype, off))
+    assert taken == [host().vector_bytes == 64, False]
+
+
+def test_values_that_are_not_finite_are_replaced_in_streamed_lines(streaming):
+    algorithm, case = TRANSFORMED["fft"]
+    x, *weights = case.arrays()
+    x[0, 200, 3] = np.inf
+    direct, layer = make_layer(case, *weights), make_layer(case, *weights, algorithm)
+    y = placed(expected_of(case, x, *weights).shape, case.dtype, 0)
+    layer(x, out=y)
+    expected = direct(x)
+    is_finite = np.isfinite(expected)
+    np.testing.assert_array_equal(np.isfinite(y), is_finite)
+    np.testing.assert_array_equal(y[~is_finite], expected[~is_finite])
+
+
+@pytest.mark.skipif(not guard.IS_AVAILABLE, reason="needs mmap and mprotect")
+@pytest.mark.parametrize("side", guard.SIDES)
+@pytest.mark.parametrize("name", TRANSFORMED)
+def test_transforms_write_nothing_beyond_y(name, side, streaming):
+    algorithm, case = TRANSFORMED[name]
+    arrays = case.arrays()
+    layer = make_layer(case, *arrays[1:], algorithm)
+    y = guard.guarded(np.full(expected_of(case, *arrays).shape, np.nan, case.dtype), side)
+    layer(arrays[0], out=y)
+    np.testing.assert_array_equal(y, layer(arrays[0]))

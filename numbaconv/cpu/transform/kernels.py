@@ -46,6 +46,8 @@ class Transform:
         Whether the last vector of channels is partial.
     fma : bool
         Whether the processor fuses multiply-adds.
+    streams : bool
+        Whether an inverse writes past the caches; y then lies on multiples of the vector's size.
     """
 
     scheme: Scheme
@@ -54,10 +56,12 @@ class Transform:
     lanes: int
     masked: bool
     fma: bool
+    streams: bool = False
 
     @property
     def name(self) -> str:
         suffix = "_masked" * self.masked + "_nofma" * (not self.fma)
+        suffix += "_streams" * self.streams
         return f"{self.scheme.name}_{self.direction}_f{self.bits}v{self.lanes}{suffix}"
 
 
@@ -101,7 +105,8 @@ class TransformEmitter:
                 self.mask = v.first_lanes(b.select(is_last, self.last_lanes, i64(v.lanes)))
             if is_inverse:
                 self.column_bias = v.load(v.at(self.bias, first))
-                self.prefetch_outputs()
+                if not self.transform.streams:
+                    self.prefetch_outputs()
             elif self.transform.direction == "forward":
                 self.prefetch_inputs()
             self.emit_column()
@@ -174,7 +179,7 @@ class TransformEmitter:
         b.store(v.fma(value, v.zero(), b.load(self.check)), self.check)
         value = b.fadd(value, self.column_bias)
         if self.mask is None:
-            v.store(value, place)
+            v.store(value, place, self.transform.streams)
         else:
             v.masked_store(value, place, self.mask)
 

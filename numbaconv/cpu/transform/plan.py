@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from functools import lru_cache
 
@@ -15,9 +16,11 @@ from ...weights import Weights
 from ..macrokernel import range_address
 from ..panel import panel_address
 from ..panel_plan import PanelPlan, extent
+from ..streaming import CallTables, may_stream
 from ..tables import PANEL, PRODUCT, TRANSFORM
 from ..target import Target
 from ..transposition import copier_address
+from ..vector import LINE
 from ..window import MODE_CODES, filler_address
 from .accuracy import error_constant
 from .blocking import TransformBlocking, transform_blocking
@@ -103,29 +106,32 @@ class TransformCall:
     def __init__(
         self, plan: TransformPlan, x_strides: tuple[int, ...], y_strides: tuple[int, ...]
     ) -> None:
-        self.plan = plan
+        self.plan, blocking = plan, plan.blocking
         self.strides = (x_strides, y_strides)
-        self.workers = plan.blocking.workers
+        self.workers = blocking.workers
         self.kernel = skeleton_address(plan.problem.dtype)
-        table, *self.pointed_at = transform_table(plan.blocking, x_strides, y_strides)
-        self.table = table.copy()
-        self.table["weights"] = address_of(plan.spectrum.filter)
-        self.table["bias"] = address_of(plan.spectrum.bias)
-        self.address = address_of(self.table)
-        self.tiles = plan.blocking.total_tiles
+        self.tables = CallTables(
+            functools.partial(transform_table, blocking, x_strides, y_strides),
+            plan.spectrum,
+            streams=writes_lines(blocking)
+            and may_stream(plan.problem, y_strides, blocking.target, is_memory_bound=False),
+            alignment=blocking.target.vector_bytes,
+        )
+        self.total_tiles = blocking.total_tiles
 
     def __call__(self, x: Array, y: Array, threads: int | None) -> bool:
         if not (x.flags.carray and y.flags.carray):
             x, y = address_of(x), address_of(y)  # type: ignore[assignment]
         # A byte for each tile, and a last one that is set with any of them.
-        redo = np.zeros(self.tiles + 1, np.uint8)
+        redo = np.zeros(self.total_tiles + 1, np.uint8)
+        address = self.tables.address_for(y)
         workers = self.workers(_threads.allowed(threads))
         if workers == 1:
-            ran = launch(self.kernel, self.address, x, y, redo)
+            ran = launch(self.kernel, address, x, y, redo)
         else:
             ran = _threads.run(
-                lambda: launch_parallel(self.kernel, self.address, x, y, workers, redo),
-                lambda: launch(self.kernel, self.address, x, y, redo),
+                lambda: launch_parallel(self.kernel, address, x, y, workers, redo),
+                lambda: launch(self.kernel, address, x, y, redo),
             )
         if redo[-1]:
             self.recompute(x, y, redo[:-1])
@@ -177,21 +183,36 @@ def column_panels(blocking: TransformBlocking) -> Array:
     return np.array(rows, PANEL)
 
 
-def kernel_of(blocking: TransformBlocking, direction: str, width: int) -> int:
+def writes_lines(blocking: TransformBlocking) -> bool:
+    """Whether every store of a tile writes a whole cache line.
+
+    Tiles of the polyphase form begin at any position of a single channel.
+    """
+    vector, folding = blocking.target.vector_bytes, blocking.folding
+    is_whole = folding.columns * blocking.problem.dtype.itemsize % vector == 0
+    return vector % LINE == 0 and is_whole and folding.row_positions == 1
+
+
+def kernel_of(
+    blocking: TransformBlocking, direction: str, width: int, streams: bool = False
+) -> int:
     """The transform kernel for rows of `width` elements."""
     problem, target = blocking.problem, blocking.target
     lanes = target.lanes(problem.dtype)
     return transform_address(
         Transform(
             blocking.scheme, direction, 8 * problem.dtype.itemsize, lanes,
-            masked=width % lanes > 0, fma=target.fma,
+            masked=width % lanes > 0, fma=target.fma, streams=streams,
         )
     )  # fmt: skip
 
 
 @lru_cache(maxsize=1024)
 def transform_table(
-    blocking: TransformBlocking, x_strides: tuple[int, ...], y_strides: tuple[int, ...]
+    blocking: TransformBlocking,
+    x_strides: tuple[int, ...],
+    y_strides: tuple[int, ...],
+    streams: bool = False,
 ) -> tuple[Array, ...]:
     """The skeleton's parameters for arrays with these strides in bytes, without weights.
 
@@ -217,7 +238,7 @@ def transform_table(
     products, panels = product_table(blocking), column_panels(blocking)
     values = dict(
         forward=kernel_of(blocking, "forward", folding.row_positions * geometry.group_in_channels),
-        inverse=kernel_of(blocking, "inverse", folding.columns),
+        inverse=kernel_of(blocking, "inverse", folding.columns, streams), streams=streams,
         panels=address_of(panels), panel_count=panels.size,
         products=address_of(products), product_count=products.size,
         weights=0, group_weights=blocking.group_weights, bias=0,

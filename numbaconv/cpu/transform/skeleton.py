@@ -18,6 +18,7 @@ from ..macrokernel import address, share, signature_of
 from ..memory import (
     call_address,
     data,
+    fence,
     keep,
     load,
     offset,
@@ -224,6 +225,8 @@ def convolve_transformed(element, call, x_address, y_address, worker, workers, r
                 store(marks, tile, 1)
                 store(marks, c.total_tiles, 1)
         empty_stage(call, y_group, stage, in_stage)
+    if c.streams:  # before another thread reads y
+        fence()
     keep(buffer)
 
 

@@ -231,7 +231,7 @@ def test_tiles_lie_where_the_tiling_says(dilation, length):
     plan = plan_of(layer, scheme, x)
     call, tiling = plan.bind(x.strides, x.strides), plan.blocking.tiling
     for tile in range(plan.blocking.total_tiles):
-        n, first, outputs = located(call.address, tile)
+        n, first, outputs = located(call.tables.usual, tile)
         assert n == tile // tiling.tiles
         expected = tiling.outputs_of(tile % tiling.tiles)
         assert (first, outputs) == (expected.start, len(expected))
