@@ -48,7 +48,7 @@ def jobs_of_layer(layer: Conv1D) -> Iterator[Job]:
         if transforms:
             candidates = likely(problem, dispatch.cpu_target())
         for candidate in candidates:
-            key = (candidate, tiles_of(problem, candidate))
+            key = (candidate, *kernels_of(problem, candidate))
             if key not in seen:
                 seen.add(key)
                 yield f"{layer}", functools.partial(prepare, layer, problem, candidate)
@@ -56,20 +56,32 @@ def jobs_of_layer(layer: Conv1D) -> Iterator[Job]:
                 yield f"launchers of {layer.dtype}", launchers
 
 
-def tiles_of(problem: ConvProblem, candidate: Candidate | None) -> frozenset[Tile]:
-    """The tiles of a transform, or of the kernel that is chosen."""
+def kernels_of(problem: ConvProblem, candidate: Candidate | None) -> tuple[frozenset[Tile], bool]:
+    """The tiles of a transform, or of the kernel that is chosen; whether y skips the caches."""
+    from .cpu import panel_plan
     from .cpu.families import FAMILIES
     from .cpu.family import blocking_for
+    from .cpu.transform import plan as transform_plan
     from .cpu.transform.blocking import transform_blocking
 
     target, kernel = dispatch.cpu_target(), dispatch.chosen(problem)
+    y_strides = plain_strides(problem.out_shape, problem.dtype)
     if candidate is not None:
-        panels = transform_blocking(problem, target, *candidate, _threads.max_threads()).panels
-        return frozenset(panel.tile for panel in panels)
-    families = [family for family in FAMILIES if family is kernel]
-    return frozenset(
-        panel.tile for family in families for panel in blocking_for(problem, target, family).panels
-    )
+        transform = transform_blocking(problem, target, *candidate, _threads.max_threads())
+        tiles = frozenset(panel.tile for panel in transform.panels)
+        return tiles, transform_plan.streams(transform, y_strides)
+    for family in FAMILIES:
+        if family is kernel:
+            blocking = blocking_for(problem, target, family)
+            tiles = frozenset(panel.tile for panel in blocking.panels)
+            return tiles, panel_plan.streams(blocking, y_strides)
+    return frozenset(), False
+
+
+def plain_strides(shape: tuple[int, ...], dtype: np.dtype[Any]) -> tuple[int, ...]:
+    """Strides in bytes of a C-contiguous array."""
+    _, length, channels = shape
+    return (length * channels * dtype.itemsize, channels * dtype.itemsize, dtype.itemsize)
 
 
 def prepare(layer: Conv1D, problem: ConvProblem, candidate: Candidate | None) -> None:
@@ -86,12 +98,8 @@ def prepare(layer: Conv1D, problem: ConvProblem, candidate: Candidate | None) ->
 
         copied = Weights(weights.geometry, weights.filter, weights.bias)
         plan = TransformPlan(problem, copied, target, *candidate)
-    itemsize, strides = layer.dtype.itemsize, []
-    for length, channels in (
-        (problem.length, layer.in_channels), (problem.length_out, layer.out_channels)
-    ):  # fmt: skip
-        strides.append((length * channels * itemsize, channels * itemsize, itemsize))
-    plan.bind(*strides)
+    x_shape = (problem.batch, problem.length, layer.in_channels)
+    plan.bind(*(plain_strides(shape, problem.dtype) for shape in (x_shape, problem.out_shape)))
 
 
 @functools.cache
@@ -160,7 +168,7 @@ def warmup(*what: Any, progress: bool | None = None) -> None:
         Layers whose kernels are needed, or dtypes (float32, float64) for the common
         kernels of that precision: all but those of unusual small groups, of depthwise and
         narrow layers whose stride differs from their dilation, of channel-first arrays, of one
-        dilated channel, of outputs of 16 MiB and more, of few positions with a large filter,
+        dilated channel, of outputs of 2 MiB and more, of few positions with a large filter,
         and the tiles of transforms, of which a layer needs few. Nothing stands for both.
     progress : bool, optional
         Whether to show a progress bar; by default on a terminal. It needs tqdm.

@@ -182,6 +182,17 @@ def run_length(problem: ConvProblem, rows: int, target: Target) -> int:
     return max(2 * rows, fitting // rows * rows)
 
 
+# Tiles of the smallest piece of a share, of which each reads all panels anew.
+PIECE_TILES = 16
+
+
+def least_piece(problem: ConvProblem, rows: int, run: int, target: Target) -> int:
+    """Positions of the smallest piece of a thread's share: a run, if weights come from far."""
+    g = problem.geometry
+    is_far = g.reduction * g.out_channels * problem.dtype.itemsize > target.l2 // 2
+    return run if is_far else min(run, PIECE_TILES * rows)
+
+
 @dataclass(frozen=True)
 class Inside:
     """The positions of y whose receptive field lies within the cropped x."""

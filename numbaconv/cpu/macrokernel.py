@@ -19,6 +19,7 @@ from numba.extending import overload
 
 from .. import _jit
 from .memory import call_address, copy_block, data, keep, offset, pointer, record
+from .sharing import counters, first_item, next_unit, pieces_of
 from .window import fill_window
 
 
@@ -63,14 +64,6 @@ def compute_run(
 
 
 @_jit.inner
-def share(total, worker, workers, multiple):
-    """The first item of `worker`'s share of `total`, a multiple of the tile."""
-    if worker == workers:
-        return total
-    return total * worker // workers // multiple * multiple
-
-
-@_jit.inner
 def interior_from(call, first, last):
     """The first of the positions first … last-1 that is not left of an interior, or `last`."""
     c = record(call, 0, "call")
@@ -79,12 +72,11 @@ def interior_from(call, first, last):
 
 
 @_jit.inner
-def compute_positions(element, call, x, y, first, last, first_panel, last_panel):
+def compute_positions(
+    element, call, x, y, first, last, first_panel, last_panel, window, stage
+):  # fmt: skip
     """Positions first … last-1, counted through the batch, for some of the panels."""
     c = record(call, 0, "call")
-    x = offset(x, c.crop * c.x_row)
-    window_buffer = np.empty(c.window_size, element)
-    stage_buffer = np.empty(c.stage_size, element)
     while first_panel < last_panel:
         band = first_panel // c.band_panels
         next_panel = min(last_panel, (band + 1) * c.band_panels)
@@ -93,13 +85,10 @@ def compute_positions(element, call, x, y, first, last, first_panel, last_panel)
         begin, end = interior_from(call, first, last), last
         for _ in range(2):
             compute_band(
-                element, call, x, y, band, first_panel, next_panel, begin, end,
-                data(window_buffer), data(stage_buffer),
+                element, call, x, y, band, first_panel, next_panel, begin, end, window, stage
             )  # fmt: skip
             begin, end = first, begin
         first_panel = next_panel
-    keep(window_buffer)
-    keep(stage_buffer)
 
 
 @_jit.inner
@@ -134,32 +123,50 @@ def compute_band(
         first += rows
 
 
-def convolve(element, call, x_address, y_address, worker, workers, divide_panels):
-    """One worker's share: all positions of some panels, or all panels of some positions."""
+def convolve(element, call, x_address, y_address, worker, workers, queue, divide_panels):
+    """What one worker computes: pieces of the positions for all panels, or of the panels for all.
+
+    `queue` counts the pieces that have been begun of each share.
+    """
     c = record(call, 0, "call")
-    first, last = 0, c.batch * c.length_out
-    first_panel, last_panel = 0, c.panel_count
+    x, y = offset(pointer(x_address, element), c.crop * c.x_row), pointer(y_address, element)
+    window, stage = np.empty(c.window_size, element), np.empty(c.stage_size, element)
+    positions = c.batch * c.length_out
+    total, multiple, least = positions, c.row_tile, c.least_piece
     if divide_panels:
-        first_panel = share(c.panel_count, worker, workers, 1)
-        last_panel = share(c.panel_count, worker + 1, workers, 1)
-    else:
-        first = share(c.batch * c.length_out, worker, workers, c.row_tile)
-        last = share(c.batch * c.length_out, worker + 1, workers, c.row_tile)
-    x, y = pointer(x_address, element), pointer(y_address, element)
-    compute_positions(element, call, x, y, first, last, first_panel, last_panel)
+        total, multiple, least = c.panel_count, 1, 1
+    pieces = pieces_of(total // workers, least) if workers > 1 else 1
+    unit = next_unit(queue, worker, workers, workers * pieces)
+    while unit >= 0:
+        first = first_item(total, unit, workers, pieces, multiple)
+        last = first_item(total, unit + 1, workers, pieces, multiple)
+        first_panel, last_panel = 0, c.panel_count
+        if divide_panels:
+            first, last, first_panel, last_panel = 0, positions, first, last
+        compute_positions(
+            element, call, x, y, first, last, first_panel, last_panel, data(window), data(stage)
+        )  # fmt: skip
+        unit = next_unit(queue, worker, workers, workers * pieces)
+    keep(window)
+    keep(stage)
 
 
-def convolve_range(element, call, x_address, y_address, first, last, unused):
+def convolve_range(element, call, x_address, y_address, first, last):
     """Positions first … last-1, counted through the batch, of all panels."""
     c = record(call, 0, "call")
-    x, y = pointer(x_address, element), pointer(y_address, element)
-    compute_positions(element, call, x, y, first, last, 0, c.panel_count)
+    x, y = offset(pointer(x_address, element), c.crop * c.x_row), pointer(y_address, element)
+    window, stage = np.empty(c.window_size, element), np.empty(c.stage_size, element)
+    compute_positions(
+        element, call, x, y, first, last, 0, c.panel_count, data(window), data(stage)
+    )  # fmt: skip
+    keep(window)
+    keep(stage)
 
 
-def signature_of(dtype: np.dtype) -> types.Type:
-    """The C signature of a macrokernel: its dtype (no value), then six integers."""
+def signature_of(dtype: np.dtype, integers: int = 7) -> types.Type:
+    """The C signature of a macrokernel: its dtype (no value), then integers."""
     element = types.DType(types.float32 if dtype.itemsize == 4 else types.float64)
-    return types.void(element, *[types.int64] * 6)
+    return types.void(element, *[types.int64] * integers)
 
 
 @functools.cache
@@ -171,7 +178,7 @@ def convolve_address(dtype: np.dtype) -> int:
 @functools.cache
 def range_address(dtype: np.dtype) -> int:
     """The same of `convolve_range`."""
-    return _jit.c_address(convolve_range, signature_of(dtype))
+    return _jit.c_address(convolve_range, signature_of(dtype, integers=5))
 
 
 def address(array):
@@ -201,16 +208,18 @@ def launch(kernel, call, x, y):
     x_address, y_address = address(x), address(y)
     if overlap(call, x_address, y_address):
         return False
-    call_address(kernel, (0, call, x_address, y_address, 0, 1, 0))
+    call_address(kernel, (0, call, x_address, y_address, 0, 1, counters(1), 0))
     return True
 
 
 @_jit.parallel_jit
 def launch_parallel(kernel, call, x, y, workers, divide_panels):
-    """As `launch`, in `workers` shares, each in a thread."""
+    """As `launch`, by `workers`, each in a thread."""
     x_address, y_address = address(x), address(y)
     if overlap(call, x_address, y_address):
         return False
+    queue = counters(workers)
     for worker in numba.prange(workers):
-        call_address(kernel, (0, call, x_address, y_address, worker, workers, divide_panels))
+        arguments = (0, call, x_address, y_address, worker, workers, queue, divide_panels)
+        call_address(kernel, arguments)
     return True

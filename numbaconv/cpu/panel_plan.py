@@ -14,7 +14,7 @@ from ..interop import address_of
 from ..plan import Array, RememberingPlan
 from ..problem import ConvProblem
 from ..weights import Weights
-from .blocking import Inside, deserves_threads
+from .blocking import Inside, deserves_threads, least_piece
 from .family import Blocking, Family, blocking_for
 from .macrokernel import convolve_address, launch, launch_parallel
 from .panel import panel_address
@@ -72,22 +72,14 @@ class PanelCall:
     def __init__(
         self, plan: PanelPlan, x_strides: tuple[int, ...], y_strides: tuple[int, ...]
     ) -> None:
-        blocking, problem, target = plan.blocking, plan.problem, plan.blocking.target
+        blocking = plan.blocking
         self.workers = blocking.workers
-        self.is_small = not deserves_threads(problem)
-        self.kernel = convolve_address(problem.dtype)
+        self.is_small = not deserves_threads(plan.problem)
+        self.kernel = convolve_address(plan.problem.dtype)
         self.tables = CallTables(
             functools.partial(call_table, blocking, x_strides, y_strides),
-            plan.packed,
-            streams=writes_vectors_once(blocking)
-            and may_stream(
-                problem,
-                y_strides,
-                target,
-                is_memory_bound=problem.geometry.reduction < MANY_PRODUCTS,
-            ),
-            alignment=target.vector_bytes,
-        )
+            plan.packed, streams(blocking, y_strides), blocking.target.vector_bytes,
+        )  # fmt: skip
         self.address = self.tables.usual
 
     def __call__(self, x: Array, y: Array, threads: int | None) -> bool:
@@ -107,18 +99,24 @@ class PanelCall:
         )
 
 
-def writes_vectors_once(blocking: Blocking) -> bool:
-    """Whether there are no partial sums in y, and each panel begins at a vector of a row."""
-    vector, itemsize = blocking.target.vector_bytes, blocking.problem.dtype.itemsize
-    starts = (panel.first * itemsize for panel in blocking.panels)
-    return len(blocking.reduction) == 1 and not any(start % vector for start in starts)
+def streams(blocking: Blocking, y_strides: tuple[int, ...]) -> bool:
+    """Whether y is written past the caches: large, no partial sums, panels of whole vectors."""
+    problem, target = blocking.problem, blocking.target
+    starts = (panel.first * problem.dtype.itemsize for panel in blocking.panels)
+    return (
+        len(blocking.reduction) == 1
+        and not any(start % target.vector_bytes for start in starts)
+        and may_stream(
+            problem, y_strides, target, is_memory_bound=problem.geometry.reduction < MANY_PRODUCTS
+        )
+    )
 
 
 @lru_cache(maxsize=1024)
-def panel_table(blocking: Blocking, streams: bool) -> Array:
+def panel_table(blocking: Blocking, past_caches: bool) -> Array:
     """A row for each panel: its kernel, compiled if need be, and what it reads and writes."""
     reduction = blocking.problem.geometry.reduction
-    tiles = [dataclasses.replace(panel.tile, streams=streams) for panel in blocking.panels]
+    tiles = [dataclasses.replace(panel.tile, streams=past_caches) for panel in blocking.panels]
     rows = [
         (
             panel_address(tile), panel.x_offset, panel.first, panel.channels,
@@ -172,7 +170,7 @@ def call_table(
     blocking: Blocking,
     x_strides: tuple[int, ...],
     y_strides: tuple[int, ...],
-    streams: bool = False,
+    past_caches: bool = False,
 ) -> tuple[Array, ...]:
     """The macrokernel's parameters for arrays with these strides in bytes, without weights.
 
@@ -199,7 +197,7 @@ def call_table(
     band = blocking.band
     merges = blocking.family.sums_channels and geometry.num_groups == 1
     window_merges = blocking.family.sums_channels and band.channels == geometry.group_in_channels
-    panels, blocks = panel_table(blocking, streams), block_table(blocking)
+    panels, blocks = panel_table(blocking, past_caches), block_table(blocking)
     values = dict(
         panels=address_of(panels), panel_count=panels.size,
         blocks=address_of(blocks), block_count=blocks.size,
@@ -224,7 +222,9 @@ def call_table(
         stage_row=1 if unit_rows else stage_width, stage_channel=stage_rows if unit_rows else 1,
         x_is_merged=merges and geometry.dilation == 1 and x_row == geometry.in_channels,
         window_is_merged=window_merges and shape.dilation == 1,
-        row_tile=blocking.tile.rows, weights=0, bias=0,
+        row_tile=blocking.tile.rows,
+        least_piece=least_piece(problem, blocking.tile.rows, blocking.run, blocking.target),
+        weights=0, bias=0,
         x_bytes=math.prod(x_shape) * itemsize,
         copier=0 if is_plain else copier_address(problem.dtype),
         filler=filler_address(problem.dtype),

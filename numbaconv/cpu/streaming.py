@@ -54,7 +54,7 @@ class CallTables:
     Parameters
     ----------
     make : callable
-        `make(streams)` returns the table without weights, and the tables that it points at.
+        `make(past_caches)` returns the table without weights, and the tables that it points at.
     packed : PackedWeights
         Filter (or its spectrum) and bias, whose addresses are written into the table.
     streams : bool

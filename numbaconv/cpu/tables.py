@@ -25,7 +25,7 @@ CALL = int64_fields(
     "window_row", "window_channel",
     "stage_size", "stage_row", "stage_channel",  # the buffer for a y that kernels cannot write
     "x_is_merged", "window_is_merged",  # whether taps follow each other without a gap
-    "row_tile",
+    "row_tile", "least_piece",  # of positions, see `sharing`
     "x_bytes",  # of all of x
     "copier", "filler",  # see `memory.copy_block`, `window.fill_strip`
 )  # fmt: skip

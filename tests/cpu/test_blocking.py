@@ -22,7 +22,7 @@ from numbaconv.cpu.blocking import (
 )
 from numbaconv.cpu.families import FAMILIES
 from numbaconv.cpu.family import blocking_for
-from numbaconv.cpu.macrokernel import share
+from numbaconv.cpu.sharing import share
 from numbaconv.cpu.target import ISAS
 from numbaconv.problem import ConvProblem, Geometry
 

@@ -112,11 +112,8 @@ class TransformCall:
         self.kernel = skeleton_address(plan.problem.dtype)
         self.tables = CallTables(
             functools.partial(transform_table, blocking, x_strides, y_strides),
-            plan.spectrum,
-            streams=writes_lines(blocking)
-            and may_stream(plan.problem, y_strides, blocking.target, is_memory_bound=False),
-            alignment=blocking.target.vector_bytes,
-        )
+            plan.spectrum, streams(blocking, y_strides), blocking.target.vector_bytes,
+        )  # fmt: skip
         self.total_tiles = blocking.total_tiles
 
     def __call__(self, x: Array, y: Array, threads: int | None) -> bool:
@@ -183,18 +180,22 @@ def column_panels(blocking: TransformBlocking) -> Array:
     return np.array(rows, PANEL)
 
 
-def writes_lines(blocking: TransformBlocking) -> bool:
-    """Whether every store of a tile writes a whole cache line.
+def streams(blocking: TransformBlocking, y_strides: tuple[int, ...]) -> bool:
+    """Whether y is written past the caches: large, and every store of a tile is a whole line.
 
     Tiles of the polyphase form begin at any position of a single channel.
     """
-    vector, folding = blocking.target.vector_bytes, blocking.folding
-    is_whole = folding.columns * blocking.problem.dtype.itemsize % vector == 0
-    return vector % LINE == 0 and is_whole and folding.row_positions == 1
+    problem, folding, target = blocking.problem, blocking.folding, blocking.target
+    return (
+        target.vector_bytes % LINE == 0
+        and folding.columns * problem.dtype.itemsize % target.vector_bytes == 0
+        and folding.row_positions == 1
+        and may_stream(problem, y_strides, target, is_memory_bound=False)
+    )
 
 
 def kernel_of(
-    blocking: TransformBlocking, direction: str, width: int, streams: bool = False
+    blocking: TransformBlocking, direction: str, width: int, past_caches: bool = False
 ) -> int:
     """The transform kernel for rows of `width` elements."""
     problem, target = blocking.problem, blocking.target
@@ -202,7 +203,7 @@ def kernel_of(
     return transform_address(
         Transform(
             blocking.scheme, direction, 8 * problem.dtype.itemsize, lanes,
-            masked=width % lanes > 0, fma=target.fma, streams=streams,
+            masked=width % lanes > 0, fma=target.fma, streams=past_caches,
         )
     )  # fmt: skip
 
@@ -212,7 +213,7 @@ def transform_table(
     blocking: TransformBlocking,
     x_strides: tuple[int, ...],
     y_strides: tuple[int, ...],
-    streams: bool = False,
+    past_caches: bool = False,
 ) -> tuple[Array, ...]:
     """The skeleton's parameters for arrays with these strides in bytes, without weights.
 
@@ -238,7 +239,7 @@ def transform_table(
     products, panels = product_table(blocking), column_panels(blocking)
     values = dict(
         forward=kernel_of(blocking, "forward", folding.row_positions * geometry.group_in_channels),
-        inverse=kernel_of(blocking, "inverse", folding.columns, streams), streams=streams,
+        inverse=kernel_of(blocking, "inverse", folding.columns, past_caches), streams=past_caches,
         panels=address_of(panels), panel_count=panels.size,
         products=address_of(products), product_count=products.size,
         weights=0, group_weights=blocking.group_weights, bias=0,

@@ -14,7 +14,7 @@ import numba
 import numpy as np
 
 from ... import _jit
-from ..macrokernel import address, share, signature_of
+from ..macrokernel import address, signature_of
 from ..memory import (
     call_address,
     data,
@@ -26,6 +26,7 @@ from ..memory import (
     record,
     store,
 )
+from ..sharing import counters, next_unit
 from .runs import FIELDS, empty_stage, hold, place_in_stage, strip_at
 
 # Elements of a cache line, or more.
@@ -168,8 +169,10 @@ def first_tile_of(call, block):
     return min(c.total_tiles, steps * block // c.blocks * c.step)
 
 
-def convolve_transformed(element, call, x_address, y_address, worker, workers, redo):
-    """One worker's share of (block of tiles, group).
+def convolve_transformed(
+    element, call, x_address, y_address, worker, workers, queue, redo
+):  # fmt: skip
+    """What one worker computes: units of one block of tiles and one group.
 
     `redo` is the address of a byte for each tile, and one for all: set where a value is not
     finite.
@@ -178,8 +181,6 @@ def convolve_transformed(element, call, x_address, y_address, worker, workers, r
     x = offset(pointer(x_address, element), c.crop * c.x_row)
     y = pointer(y_address, element)
     marks = pointer(redo, np.uint8)
-    first = share(c.groups * c.blocks, worker, workers, 1)
-    last = share(c.groups * c.blocks, worker + 1, workers, 1)
     # One buffer: what malloc gets back last it keeps, and of several large ones gives up some,
     # whose pages then fault in every call (7 of 24 ms at 27 MB).
     sizes = (
@@ -199,7 +200,8 @@ def convolve_transformed(element, call, x_address, y_address, worker, workers, r
     zeros = offset(stage, whole_lines(sizes[4]))
     for j in range(c.m_row):
         store(zeros, j, 0.0)
-    for unit in range(first, last):
+    unit = next_unit(queue, worker, workers, c.groups * c.blocks)
+    while unit >= 0:
         # Groups inside: each takes a part of the same rows. Were they outside, x and y beyond L2
         # would be read and written anew by each: 128 → 128 K11 of 4 groups, 50 MB, 31 → 25 ms.
         block = unit // c.groups
@@ -225,6 +227,7 @@ def convolve_transformed(element, call, x_address, y_address, worker, workers, r
                 store(marks, tile, 1)
                 store(marks, c.total_tiles, 1)
         empty_stage(call, y_group, stage, in_stage)
+        unit = next_unit(queue, worker, workers, c.groups * c.blocks)
     if c.streams:  # before another thread reads y
         fence()
     keep(buffer)
@@ -249,18 +252,19 @@ def launch(kernel, call, x, y, redo):
     x_address, y_address, marks = address(x), address(y), address(redo)
     if overlap(call, x_address, y_address):
         return False
-    call_address(kernel, (0, call, x_address, y_address, 0, 1, marks))
+    call_address(kernel, (0, call, x_address, y_address, 0, 1, counters(1), marks))
     return True
 
 
 @_jit.parallel_jit
 def launch_parallel(kernel, call, x, y, workers, redo):
-    """As `launch`, in `workers` shares, each in a thread."""
+    """As `launch`, by `workers`, each in a thread."""
     x_address, y_address, marks = address(x), address(y), address(redo)
     if overlap(call, x_address, y_address):
         return False
+    queue = counters(workers)
     for worker in numba.prange(workers):
-        call_address(kernel, (0, call, x_address, y_address, worker, workers, marks))
+        call_address(kernel, (0, call, x_address, y_address, worker, workers, queue, marks))
     return True
 
 
@@ -279,4 +283,4 @@ def launch_ranges(kernel, call, x, y, ranges):
     """Run `macrokernel.convolve_range` for each pair (first, last) of positions."""
     x_address, y_address = address(x), address(y)
     for i in range(ranges.shape[0]):
-        call_address(kernel, (0, call, x_address, y_address, ranges[i, 0], ranges[i, 1], 0))
+        call_address(kernel, (0, call, x_address, y_address, ranges[i, 0], ranges[i, 1]))
