@@ -18,11 +18,14 @@ $(VENV)/dev: pyproject.toml
 demo: $(VENV)/dev  ## Convolve a real recording: make demo [SIGNAL=file.wav|.npy|.csv]
 	$(VENV)/bin/python -m benchmarks.demo $(SIGNAL)
 
+# A process for each core; files stay whole, since their tests share what they compile.
+PYTEST := $(VENV)/bin/python -m pytest --numprocesses auto --dist loadfile
+
 test: $(VENV)/dev  ## The suite, under 10 minutes on two cores
-	$(VENV)/bin/python -m pytest -m 'not slow' $(ARGS)
+	$(PYTEST) -m 'not slow' $(ARGS)
 
 test-all: $(VENV)/dev  ## The whole suite, as CI runs it
-	$(VENV)/bin/python -m pytest $(ARGS)
+	$(PYTEST) $(ARGS)
 
 lint: $(VENV)/dev  ## Style and types
 	$(VENV)/bin/ruff check .

@@ -74,6 +74,9 @@ def test_reference_is_the_last_and_declines_nothing():
     assert reference.declines(problem(3, 4, 4), None) is None
 
 
+# What is narrow, or fills a vector, depends on the processor: the ladder is that of this one.
+WIDE = ISAS["avx512"]
+
 # One problem for each kernel, and what each kernel before it says.
 LADDER = {
     "fir": (problem(9, 1, 1), {}),
@@ -96,12 +99,12 @@ LADDER = {
         },
     ),
     "dense": (
-        problem(3, 8, 64),
+        problem(3, 24, 64),
         {
-            "fir": "8 → 64",
+            "fir": "24 → 64",
             "narrow": "C_out=64 fills",
-            "planar": "do not pay for the transposition of 8 → 64 channels",
-            "depthwise": "C_in/G=8",
+            "planar": "do not pay for the transposition of 24 → 64 channels",
+            "depthwise": "C_in/G=24",
             "sliding": "C_out/G=64: wider tiles",
         },
     ),
@@ -134,7 +137,7 @@ LADDER = {
 @pytest.mark.parametrize("name", LADDER)
 def test_each_kernel_takes_its_own_and_the_others_say_why_not(name):
     p, reasons = LADDER[name]
-    choice = choose(p)
+    choice = choose(p, target=WIDE)
     assert choice.kernel.name == name
     assert [declined for declined, _ in choice.declined] == [*TRANSFORMS, *reasons]
     for (_, said), wanted in zip(choice.declined[2:], reasons.values(), strict=True):
@@ -216,8 +219,11 @@ def test_each_kernel_forced_gives_the_definition_or_declines(p, name):
 def test_each_kernel_is_right_on_its_own_ground(name, dtype):
     p, _ = LADDER[name]
     own = ConvProblem(p.geometry, 2, 700, dtype, has_bias=True, algorithm="direct", layout=p.layout)
-    assert choose(own).kernel.name == name
-    assert_right(choose(own).kernel, own)
+    kernel = choose(own, target=WIDE).kernel
+    assert kernel.name == name
+    if kernel.declines(own, host()) is not None:
+        pytest.skip("declined")
+    assert_right(kernel, own)
 
 
 @pytest.mark.parametrize(
@@ -232,6 +238,8 @@ def test_each_kernel_is_right_on_its_own_ground(name, dtype):
         problem(5, 2000, 1, length=30),
         problem(3, 3000, 20, length=30),
         problem(2, 6, 300, length=2000),
+        problem(3, 5, 333, length=200, num_groups=1, dilation=2, padding="same"),
+        problem(4, 8, 1200, length=70, num_groups=2, padding="same"),
     ],
     ids=lambda p: f"{p.geometry.kernel_size}x{p.geometry.in_channels}",
 )

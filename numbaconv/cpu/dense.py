@@ -7,6 +7,8 @@ is packed.
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 from ..problem import ConvProblem, Geometry
@@ -47,6 +49,17 @@ STREAM_AHEAD = 8 << 10
 # Reductions shorter than this write y faster than the stores find its lines: 1 → 100 K9 gains
 # 1.3×, 1 → 512 K10 1.1×; at 64 steps it is 2 % slower.
 SHORT = 32
+
+# Products of an output up to which they are all written out (`short`). With AVX2 (Zen 3) 1 → 512
+# K10 s5 gains 1.45×, 1 → 32 K7 1.3×, 16 → 64 K1 1.25×, 12 → 64 K3 1.1×; 48 → 64 K1 loses 3 %.
+MOST_WRITTEN_OUT = 36
+
+# The emitter of those: `short.ShortEmitter`, which builds upon the one below. And the most rows of
+# its tiles of 1, 2, … vectors, whose sums and factors stay in registers (tests/codegen).
+SHORT_FAMILY = "short"
+SHORT_ROWS = {
+    "avx512": (10, 10, 7, 6), "avx2": (8, 6), "avx": (6, 4), "sse": (6, 4), "neon": (9, 9, 7, 5),
+}  # fmt: skip
 
 # Taps from which groups read a window of their own channels. In x the rows of a group are
 # C_in apart and collide in the first cache; in the window they follow each other, and so do
@@ -295,6 +308,33 @@ def cut_channels(
     return panels
 
 
+def written_out(panels: Sequence[Panel], problem: ConvProblem, target: Target) -> list[Panel]:
+    """The same channels by tiles of `short`: panels of one tile are slices of one panel.
+
+    Channel-first, y is staged panel by panel, and they stay apart. Without masks in registers of
+    their own a partial vector is left to `dense`: to store it takes more than that saves.
+    """
+    g = problem.geometry
+    rows = SHORT_ROWS.get(target.isa, target.tile_rows)
+    joined: list[Panel] = []
+    for panel in panels:
+        if panel.tile.masked and target.isa != "avx512":
+            joined.append(panel)
+            continue
+        tile = dataclasses.replace(
+            panel.tile, family=SHORT_FAMILY, rows=rows[panel.tile.vectors - 1],
+            variant=(g.kernel_size, g.group_in_channels),
+        )  # fmt: skip
+        panel = dataclasses.replace(panel, tile=tile)
+        if joined and joined[-1].tile == tile and not tile.masked and problem.layout == "NLC":
+            last = joined.pop()
+            panel = dataclasses.replace(
+                last, channels=last.channels + panel.channels, slices=last.slices + 1
+            )
+        joined.append(panel)
+    return joined
+
+
 class Dense(Family):
     """One group: every output channel sees every input channel."""
 
@@ -314,11 +354,12 @@ class Dense(Family):
         sharing = positions if is_far and positions <= FEW_POSITIONS else None
         panels: list[Panel] = []
         for group in range(g.num_groups):
-            panels += cut_channels(
+            cut = cut_channels(
                 problem, target, first=group * g.group_out_channels, channels=g.group_out_channels,
                 x_offset=group * g.group_in_channels,
                 column=panels[-1].last_column if panels else 0, sharing=sharing,
             )  # fmt: skip
+            panels += written_out(cut, problem, target) if g.reduction <= MOST_WRITTEN_OUT else cut
         return panels
 
     def band(self, problem: ConvProblem, panels: int, run: int, target: Target) -> Band:

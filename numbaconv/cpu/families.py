@@ -14,6 +14,7 @@ from .fir import FIR
 from .microkernel import INTEGERS, POINTERS, Emitter, Tile
 from .narrow import NARROW
 from .planar import PLANAR
+from .short import ShortEmitter
 from .sliding import SLIDING
 from .small_groups import SMALL_GROUPS
 from .vector import i8, i64, void
@@ -24,6 +25,7 @@ FAMILIES: tuple[Family, ...] = (
 )  # fmt: skip
 
 EMITTERS: dict[str, type[Emitter]] = {f.emitter.family: f.emitter for f in FAMILIES}
+EMITTERS[ShortEmitter.family] = ShortEmitter  # tiles of `dense` and `grouped`
 
 
 def emit_panel(builder: ir.IRBuilder, tile: Tile, arguments: Sequence[Any]) -> None:

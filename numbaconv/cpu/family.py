@@ -60,6 +60,10 @@ class Family(ABC):
         """How many of the panels go over all positions before the next ones do."""
         return Band(panels, problem.geometry.in_channels, step=0, reads_in_place=True)
 
+    def stores_lines(self, target: Target) -> bool:
+        """Whether stores past the caches fill whole lines at once."""
+        return True
+
     def pack(self, weights: Weights, panels: Sequence[Panel]) -> PackedWeights:
         """Copy filter and bias into the order in which the panel kernel reads them."""
         return pack(weights, panels)
@@ -106,7 +110,8 @@ class Blocking:
             return 1, False
         panels = len(self.panels)
         tiles = -(-self.problem.batch * self.problem.length_out // self.tile.rows)
-        if blocking.is_mostly_filter(self.problem) and panels % threads == 0:
+        are_alike = len({panel.slices for panel in self.panels}) == 1
+        if blocking.is_mostly_filter(self.problem) and panels % threads == 0 and are_alike:
             return threads, True
         if tiles >= 4 * threads or tiles >= panels:
             return min(threads, tiles), False

@@ -63,7 +63,7 @@ def compute_run(
             )  # fmt: skip
 
 
-@_jit.inner
+@_jit.inner(result=types.int64)
 def interior_from(call, first, last):
     """The first of the positions first … last-1 that is not left of an interior, or `last`."""
     c = record(call, 0, "call")
@@ -192,7 +192,7 @@ def _address(array):
     return lambda array: array
 
 
-@_jit.inner
+@_jit.inner(result=types.boolean)
 def overlap(call, x, y):
     """Whether the memory that x and y span has a byte in common."""
     c = record(call, 0, "call")

@@ -25,7 +25,7 @@ from typing import Any, ClassVar
 
 from llvmlite import ir
 
-from .vector import VectorBuilder, i64
+from .vector import LINE, VectorBuilder, i64
 
 
 @dataclass(frozen=True)
@@ -207,9 +207,10 @@ class Emitter(ABC):
 
     def prefetch_rows(self, base: Any, stride: Any, rows: int, vectors: int) -> None:
         """Ask for the lines of `rows` rows of so many vectors, soon to be written."""
+        line, size = LINE * 8 // self.v.bits, vectors * self.v.lanes
         for row in self.row_pointers(base, stride, rows):
-            for k in range(vectors):
-                self.v.prefetch(self.v.at(row, k * self.v.lanes), writes=True)
+            for first in range(0, size, line):
+                self.v.prefetch(self.v.at(row, first), writes=True)
 
     def load(self, place: Any, mask: Any = None) -> Any:
         return self.v.load(place) if mask is None else self.v.masked_load(place, mask)

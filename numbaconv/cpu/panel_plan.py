@@ -105,6 +105,7 @@ def streams(blocking: Blocking, y_strides: tuple[int, ...]) -> bool:
     starts = (panel.first * problem.dtype.itemsize for panel in blocking.panels)
     return (
         len(blocking.reduction) == 1
+        and blocking.family.stores_lines(target)
         and not any(start % target.vector_bytes for start in starts)
         and may_stream(
             problem, y_strides, target, is_memory_bound=problem.geometry.reduction < MANY_PRODUCTS

@@ -39,7 +39,7 @@ def take(typingctx, queue, index):
     return types.int64(types.int64, types.int64), codegen
 
 
-@_jit.inner
+@_jit.inner(result=types.int64)
 def share(total, worker, workers, multiple):
     """The first item of `worker`'s share of `total`, a multiple of the tile."""
     if worker == workers:
@@ -47,7 +47,7 @@ def share(total, worker, workers, multiple):
     return total * worker // workers // multiple * multiple
 
 
-@_jit.inner
+@_jit.inner(result=types.int64)
 def next_unit(queue, worker, workers, units):
     """A unit that nobody has begun: of the worker's own share, else of another's; -1 if none."""
     for turn in range(workers):
@@ -58,7 +58,7 @@ def next_unit(queue, worker, workers, units):
     return -1
 
 
-@_jit.inner
+@_jit.inner(result=types.int64)
 def pieces_of(items, least):
     """Into how many pieces a share of so many items is cut, each of `least` or more."""
     pieces = 1
@@ -67,7 +67,7 @@ def pieces_of(items, least):
     return pieces
 
 
-@_jit.inner
+@_jit.inner(result=types.int64)
 def first_item(total, unit, workers, pieces, multiple):
     """Where unit `unit` of `total` items begins: the units of a share are its pieces.
 

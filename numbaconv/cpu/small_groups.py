@@ -53,7 +53,7 @@ class SmallGroupsEmitter(SlicedEmitter):
 
 # The most of MR and taps of a block: permutations and their indices take registers. On AVX-512, 14
 # rows of two groups by K3 take 1.3× the time of 10, by K16 3 % less.
-LARGEST = {"avx512": (10, 8), "avx": (6, 2)}
+LARGEST = {"avx512": (10, 8), "avx2": (6, 4), "avx": (6, 2)}
 
 
 class SmallGroups(Sliced):

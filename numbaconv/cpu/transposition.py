@@ -166,7 +166,7 @@ def unzip_planes(typingctx, target, plane, source, count):
     return types.void(target, types.int64, source, count), codegen
 
 
-@_jit.inner
+@_jit.inner(result=types.int64)
 def zip_rows(target, source, plane, rows, count):
     """target[r*count + c] = source[c*plane + r] for whole vectors of r; return how many r."""
     lanes = lanes_of(target)
@@ -184,7 +184,7 @@ def zip_rows(target, source, plane, rows, count):
     return whole
 
 
-@_jit.inner
+@_jit.inner(result=types.int64)
 def unzip_rows(target, plane, source, rows, count):
     """target[c*plane + r] = source[r*count + c] for whole vectors of r; return how many r."""
     lanes = lanes_of(target)

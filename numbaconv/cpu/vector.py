@@ -66,6 +66,19 @@ class VectorBuilder:
         hide = ir.InlineAsm(ir.FunctionType(pointer.type, [pointer.type]), "", "=r,0")
         return self.ir.call(hide, [pointer])
 
+    def pinned(self, vectors: Sequence[Any]) -> list[Any]:
+        """The same values; no instruction, but LLVM moves nothing past this place.
+
+        As at the end of a loop, what computes them stays before, and what is loaded later behind.
+        """
+        register = "w" if self.ir.module.triple.startswith(("aarch64", "arm64")) else "x"
+        register = "v" if self.is_avx512 else register
+        pin = ir.InlineAsm(
+            ir.FunctionType(self.vector, [self.vector]), "", f"={register},0,~{{memory}}",
+            side_effect=True,
+        )  # fmt: skip
+        return [self.ir.call(pin, [vector]) for vector in vectors]
+
     # --- memory
     def load(self, pointer: Any, align: int | None = None, lanes: int | None = None) -> Any:
         """Load a vector, or one of fewer lanes."""

@@ -73,7 +73,7 @@ def window_shape(
     return WindowShape(stride, dilation, 1, 0, 0, span, stride)
 
 
-@_jit.inner
+@_jit.inner(result=types.int64)
 def padded_source(index, length, mode):
     """The position of x that stands at `index` of the padded signal, -1 for a zero."""
     if 0 <= index < length:

@@ -24,7 +24,7 @@ def hold(held, row, first, count):
     store(held, COUNT, count)
 
 
-@_jit.inner
+@_jit.inner(result=lambda *kinds: kinds[5])
 def strip_at(call, x, row, origin, reach, strip, held):
     """Positions origin … origin+reach-1 of one group of x, channel-last; x is that row's."""
     c = record(call, 0, "transform")
@@ -40,7 +40,7 @@ def strip_at(call, x, row, origin, reach, strip, held):
     return offset(strip, (origin - begin) * c.in_channels)
 
 
-@_jit.inner
+@_jit.inner(result=lambda *kinds: kinds[5])
 def place_in_stage(call, y, row, first, outputs, stage, held):
     """Where a tile of outputs may be written, behind those held or after they have gone to y.
 

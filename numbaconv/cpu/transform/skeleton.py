@@ -12,6 +12,7 @@ import functools
 
 import numba
 import numpy as np
+from numba.core import types
 
 from ... import _jit
 from ..macrokernel import address, signature_of
@@ -33,12 +34,12 @@ from .runs import FIELDS, empty_stage, hold, place_in_stage, strip_at
 LINE = 16
 
 
-@_jit.inner
+@_jit.inner(result=types.int64)
 def whole_lines(elements):
     return (elements + LINE - 1) // LINE * LINE
 
 
-@_jit.inner
+@_jit.inner(result=types.int64)
 def sum_of_lines(sizes):
     total = 0
     for size in sizes:
@@ -46,7 +47,7 @@ def sum_of_lines(sizes):
     return total
 
 
-@_jit.inner
+@_jit.inner(result=types.UniTuple(types.int64, 3))
 def locate(call, tile):
     """(row of the batch, first output, outputs) of a tile; see `folding.Tiling`."""
     c = record(call, 0, "transform")
@@ -82,7 +83,7 @@ def fill_tile(window, call, x, origin, outputs):
             store(window, j, 0.0)
 
 
-@_jit.inner
+@_jit.inner(result=types.UniTuple(types.int64, 2))
 def plane_distances(call, tiles):
     """Elements from plane to plane of a block of so many tiles, of input and output."""
     c = record(call, 0, "transform")
@@ -161,7 +162,7 @@ def invert_tile(call, y, group, tile, planes, m_plane, stage, held, flag, elemen
     call_address(c.inverse, arguments)
 
 
-@_jit.inner
+@_jit.inner(result=types.int64)
 def first_tile_of(call, block):
     """Blocks are equal but for one step, and begin at multiples of it."""
     c = record(call, 0, "transform")
@@ -239,7 +240,7 @@ def skeleton_address(dtype: np.dtype) -> int:
     return _jit.c_address(convolve_transformed, signature_of(dtype))
 
 
-@_jit.inner
+@_jit.inner(result=types.boolean)
 def overlap(call, x, y):
     """Whether the memory that x and y span has a byte in common."""
     c = record(call, 0, "transform")
