@@ -67,7 +67,9 @@ def inner(function: Callable[..., Any] | None = None, *, result: Any = types.voi
     parameters = inspect.signature(function).parameters.values()
     first = inspect.Parameter("typingctx", inspect.Parameter.POSITIONAL_OR_KEYWORD)
     definition.__signature__ = inspect.Signature([first, *parameters])  # type: ignore[attr-defined]
-    return intrinsic(definition)
+    call = intrinsic(definition)
+    call.py_func = function  # as a dispatcher has it
+    return call
 
 
 def parallel_jit(function: Callable[..., Any]) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import re
 import subprocess
@@ -14,8 +15,10 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from numbaconv import dispatch, reference
+from numbaconv.cpu.depthwise import DEPTHWISE
 from numbaconv.cpu.target import ISAS, Target, host
 from numbaconv.dispatch import Explanation, choose, cpu_kernels, cpu_target
+from numbaconv.interop import empty_output
 from numbaconv.problem import ConvProblem, Geometry
 from numbaconv.weights import Weights
 
@@ -259,6 +262,25 @@ def test_kernels_of_narrower_vectors_run_here_too(name, isa):
     if kernel.declines(p, target) is not None:
         pytest.skip("declined")
     assert_right(kernel, p, target)
+
+
+@pytest.mark.parametrize("isa", ["avx512", "avx2", "avx"])
+@pytest.mark.parametrize("dtype", [F32, F64])
+@pytest.mark.parametrize("channels", [96, 104, 101, 8])
+def test_depthwise_past_the_caches(isa, dtype, channels):
+    """Slices stored two at a time where a line is wider than a vector, and one that is left."""
+    if ISAS[isa].fma and not host().fma:
+        pytest.skip("llvm.fma would call a library")
+    target = dataclasses.replace(ISAS[isa], last_cache=64 << 10)
+    length = (2 << 20) // (channels * dtype.itemsize) + 50  # "far" by two taps
+    p = problem(2, channels, channels, length, 1, dtype, num_groups=channels, padding="causal")
+    rng, g = np.random.default_rng(0), p.geometry
+    filter_ = integers(rng, g.filter_shape, dtype)
+    bias, x = integers(rng, channels, dtype), integers(rng, (1, length, channels), dtype)
+    y = empty_output(p.out_shape, dtype)
+    y.fill(np.nan)
+    DEPTHWISE.plan(p, Weights(g, filter_, bias), target).execute(x, y)
+    np.testing.assert_array_equal(y, reference.convolve(p, x, filter_, bias))
 
 
 def test_a_tiny_cache_cuts_everything_small_and_right():

@@ -8,7 +8,6 @@ is packed.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
 from typing import Any
 
 from ..problem import ConvProblem, Geometry
@@ -308,12 +307,21 @@ def cut_channels(
     return panels
 
 
-def written_out(panels: Sequence[Panel], problem: ConvProblem, target: Target) -> list[Panel]:
-    """The same channels by tiles of `short`: panels of one tile are slices of one panel.
+def is_written_out(problem: ConvProblem, width: int, target: Target) -> bool:
+    """Whether all products of an output are few, and are summed in one block."""
+    g, itemsize = problem.geometry, problem.dtype.itemsize
+    blocks = blocking.reduction_blocks(g, g.group_in_channels, width, itemsize, target)
+    return g.reduction <= MOST_WRITTEN_OUT and len(blocks) == 1
+
+
+def written_out(panels: list[Panel], problem: ConvProblem, target: Target) -> list[Panel]:
+    """If products are few, the same channels by tiles of `short`; alike ones as slices of one.
 
     Channel-first, y is staged panel by panel, and they stay apart. Without masks in registers of
     their own a partial vector is left to `dense`: to store it takes more than that saves.
     """
+    if not is_written_out(problem, max(panel.width for panel in panels), target):
+        return panels
     g = problem.geometry
     rows = SHORT_ROWS.get(target.isa, target.tile_rows)
     joined: list[Panel] = []
@@ -359,7 +367,7 @@ class Dense(Family):
                 x_offset=group * g.group_in_channels,
                 column=panels[-1].last_column if panels else 0, sharing=sharing,
             )  # fmt: skip
-            panels += written_out(cut, problem, target) if g.reduction <= MOST_WRITTEN_OUT else cut
+            panels += written_out(cut, problem, target)
         return panels
 
     def band(self, problem: ConvProblem, panels: int, run: int, target: Target) -> Band:

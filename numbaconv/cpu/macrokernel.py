@@ -15,10 +15,19 @@ import functools
 import numba
 import numpy as np
 from numba.core import types
-from numba.extending import overload
 
 from .. import _jit
-from .memory import call_address, copy_block, data, keep, offset, pointer, record
+from .memory import (
+    address,
+    call_address,
+    copy_block,
+    data,
+    keep,
+    offset,
+    pointer,
+    record,
+    smaller,
+)  # fmt: skip
 from .sharing import counters, first_item, next_unit, pieces_of
 from .window import fill_window
 
@@ -68,7 +77,7 @@ def interior_from(call, first, last):
     """The first of the positions first … last-1 that is not left of an interior, or `last`."""
     c = record(call, 0, "call")
     l = first % c.length_out
-    return min(last, first + c.inside_first - l) if l < c.inside_first else first
+    return smaller(last, first + c.inside_first - l) if l < c.inside_first else first
 
 
 @_jit.inner
@@ -79,7 +88,7 @@ def compute_positions(
     c = record(call, 0, "call")
     while first_panel < last_panel:
         band = first_panel // c.band_panels
-        next_panel = min(last_panel, (band + 1) * c.band_panels)
+        next_panel = smaller(last_panel, (band + 1) * c.band_panels)
         # First the interior, then a border on its left: weights of the next panel are brought
         # nearer while many positions share those of the last, and a border has few.
         begin, end = interior_from(call, first, last), last
@@ -100,20 +109,20 @@ def compute_band(
     while first < last:
         n = first // c.length_out
         l = first - n * c.length_out
-        rows = min(last - first, c.length_out - l)
+        rows = smaller(last - first, c.length_out - l)
         x_n = offset(x, n * c.x_batch)
         origin = l * c.stride - c.left
         is_window = not c.inside_first <= l < c.inside_last
         if is_window:
-            rows = min(rows, c.window_run)
+            rows = smaller(rows, c.window_run)
             if l < c.inside_first:
-                rows = min(rows, c.inside_first - l)
+                rows = smaller(rows, c.inside_first - l)
             fill_window(window, call, x_n, origin, rows, band * c.band_step)
             source, is_merged = window, c.window_is_merged
             row, tap = c.window_stride * c.window_row, c.window_dilation * c.window_row
             channel = c.window_channel
         else:
-            rows = min(rows, c.run, c.inside_last - l)
+            rows = smaller(rows, smaller(c.run, c.inside_last - l))
             source, is_merged = offset(x_n, origin * c.x_row), c.x_is_merged
             row, tap, channel = c.stride * c.x_row, c.dilation * c.x_row, c.x_channel
         compute_run(
@@ -179,17 +188,6 @@ def convolve_address(dtype: np.dtype) -> int:
 def range_address(dtype: np.dtype) -> int:
     """The same of `convolve_range`."""
     return _jit.c_address(convolve_range, signature_of(dtype, integers=5))
-
-
-def address(array):
-    """The address of an array's first element; an address already is one."""
-
-
-@overload(address, inline="always")
-def _address(array):
-    if isinstance(array, types.Array):
-        return lambda array: np.int64(array.ctypes.data)
-    return lambda array: array
 
 
 @_jit.inner(result=types.boolean)

@@ -49,7 +49,7 @@ class Target:
     l1: int = DEFAULT_CACHES[0]
     l2: int = DEFAULT_CACHES[1]
     last_cache: int = DEFAULT_CACHES[2]
-    core: str = "sapphirerapids"
+    core: str = "znver3"
 
     @property
     def fma_units(self) -> int:
@@ -135,6 +135,7 @@ def host() -> Target:
         features = get_host_cpu_features()
     isa = isa_of(features, platform.machine())
     name = config.CPU_NAME or get_host_cpu_name()
-    core = "znver4" if isa == "avx512" and name in LIKE_ZNVER4 else "sapphirerapids"
+    core = "znver4" if name in LIKE_ZNVER4 else "sapphirerapids"
+    core = core if isa == "avx512" else "znver3"
     l1, l2, last_cache = cache_sizes()
     return dataclasses.replace(ISAS[isa], l1=l1, l2=l2, last_cache=last_cache, core=core)

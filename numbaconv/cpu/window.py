@@ -14,7 +14,17 @@ import numpy as np
 from numba.core import types
 
 from .. import _jit
-from .memory import call_address, clear_block, copy_block, load, offset, record, store
+from .memory import (
+    call_address,
+    clear_block,
+    copy_block,
+    larger,
+    load,
+    offset,
+    record,
+    smaller,
+    store,
+)  # fmt: skip
 
 # Codes of the padding modes in jitted code.
 ZEROS, REFLECT, REPLICATE, CIRCULAR = range(4)
@@ -95,8 +105,8 @@ def fill_strip(
 
     Called by its address: inlined into the loops it takes a tenth of the time of the first call.
     """
-    inside_first = min(max(first, 0), first + rows)
-    inside_last = max(min(first + rows, length), inside_first)
+    inside_first = smaller(larger(first, 0), first + rows)
+    inside_last = larger(smaller(first + rows, length), inside_first)
     copy_block(
         copier, offset(target, (inside_first - first) * target_row), target_row, target_channel,
         offset(x, inside_first * x_row), x_row, x_channel,

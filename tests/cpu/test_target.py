@@ -133,7 +133,7 @@ AVX512 = "+sse4.2,+avx,+avx2,+fma,+avx512f,+avx512vl"
         ("tigerlake", AVX512, "znver4", 1),
         ("znver5", AVX512, "sapphirerapids", 2),
         ("sapphirerapids", AVX512, "sapphirerapids", 2),
-        ("znver4", "+sse4.2,+avx,+avx2,+fma", "sapphirerapids", 2),
+        ("znver4", "+sse4.2,+avx,+avx2,+fma", "znver3", 2),
     ],
 )
 def test_a_core_is_taken_for_the_measured_one_that_is_most_like_it(

@@ -208,7 +208,7 @@ class Half:
 os.fdopen = lambda handle, mode: Half(fdopen(handle, mode))
 """
 DEATHS = {
-    "rename": DIE_BEFORE_RENAME.format(writes=4),
+    "rename": DIE_BEFORE_RENAME.format(writes=2),
     "write": DIE_IN_WRITE,
 }
 

@@ -131,7 +131,7 @@ class TransformBlocking:
 # layers on two cores take 1.08 times as long with 3/4 as with 1/4. On Zen 4, whose last cache is
 # near, spectra of twice L2 may be kept: 64 → 64 K11 d5 by 64 points (spectrum 1.5 MiB, L2 1 MiB)
 # takes 0.86 of the time with planes of 1/4 of L2 instead of three times L2.
-KEPT_SPECTRUM, PLANES_BESIDE = {"sapphirerapids": 3 / 4, "znver4": 2}, 1 / 4
+KEPT_SPECTRUM, PLANES_BESIDE = {"sapphirerapids": 3 / 4, "znver4": 2, "znver3": 2}, 1 / 4
 
 # Planes beside a spectrum that does not stay, which is read for every block: as many times L2, or
 # this share of the spectrum if that is more, and at most so many tiles. 64 → 384 K15 by 32 points
@@ -139,7 +139,7 @@ KEPT_SPECTRUM, PLANES_BESIDE = {"sapphirerapids": 3 / 4, "znver4": 2}, 1 / 4
 # 256 → 96 K15 by 128 points (18 MiB) takes 1.15 times as long with 68 tiles (17 MiB) as with 24.
 # On Zen 4 192 → 96 K15 by 64 points (6.8 MiB) takes 0.9 of the time with planes of 2.5 instead of
 # 4.2 MiB.
-PLANES_OF_LARGE_SPECTRA = {"sapphirerapids": 3, "znver4": 2}
+PLANES_OF_LARGE_SPECTRA = {"sapphirerapids": 3, "znver4": 2, "znver3": 2}
 SHARE_OF_LARGE_SPECTRA, TILES_OF_LARGE_SPECTRA = 1 / 3, 144
 
 # Positions that are transposed at once, and the share of L2 that they may take.

@@ -12,16 +12,19 @@ prefetches `outputs` rows behind its own. The inverse writes `outputs` rows, and
 
 from __future__ import annotations
 
+import ctypes
 import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 from llvmlite import ir
 from numba.core import types
 from numba.extending import intrinsic, models, register_model
 
 from ... import _jit
+from ...interop import address_of
 from ..families import module_of
 from ..vector import VectorBuilder, i64
 from . import fourier, toom_cook
@@ -283,3 +286,17 @@ def transform_address(transform: Transform) -> int:
     pointers = [types.CPointer(element)] * len(POINTERS)
     signature = types.void(TransformType(transform), *pointers, *[types.int64] * len(INTEGERS))
     return _jit.c_address(transform_entry, signature)
+
+
+# As `transform_address` says.
+TransformFunction = ctypes.CFUNCTYPE(
+    None, *[ctypes.c_void_p] * (1 + len(POINTERS)), *[ctypes.c_int64] * len(INTEGERS)
+)
+
+
+def transform_rows(transform: Transform, rows: np.ndarray, planes: np.ndarray) -> None:
+    """Transform the rows of one array into the rows of another, both of whole vectors."""
+    x, y = address_of(rows), address_of(planes)
+    columns = rows.shape[1]
+    call = TransformFunction(transform_address(transform))
+    call(None, x, y, x, columns, columns, columns // transform.lanes, 0, 0, 0)

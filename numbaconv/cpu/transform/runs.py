@@ -11,7 +11,7 @@ many of them.
 from __future__ import annotations
 
 from ... import _jit
-from ..memory import call_address, load, move, offset, record, store
+from ..memory import call_address, load, move, offset, record, smaller, store
 
 ROW, FIRST, COUNT = range(3)
 FIELDS = 3
@@ -30,7 +30,7 @@ def strip_at(call, x, row, origin, reach, strip, held):
     c = record(call, 0, "transform")
     begin = load(held, FIRST)
     if row != load(held, ROW) or origin < begin or origin + reach > begin + load(held, COUNT):
-        begin, count = origin, min(c.strip_positions, c.length - origin)
+        begin, count = origin, smaller(c.strip_positions, c.length - origin)
         hold(held, row, begin, count)
         arguments = (
             strip, c.in_channels, 1,

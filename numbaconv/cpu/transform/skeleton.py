@@ -15,16 +15,18 @@ import numpy as np
 from numba.core import types
 
 from ... import _jit
-from ..macrokernel import address, signature_of
+from ..macrokernel import signature_of
 from ..memory import (
+    address,
     call_address,
-    data,
     fence,
     keep,
+    larger,
     load,
     offset,
     pointer,
     record,
+    smaller,
     store,
 )
 from ..sharing import counters, next_unit
@@ -53,12 +55,12 @@ def locate(call, tile):
     c = record(call, 0, "transform")
     n = tile // c.row_tiles
     rest = tile - n * c.row_tiles
-    t = min(rest // c.residues, c.short_tiles)
+    t = smaller(rest // c.residues, c.short_tiles)
     residue = rest - t * c.residues
     length = (c.length_out - residue + c.residues - 1) // c.residues
-    shifted = max(0, length - c.positions)  # where the last tile of the class begins
-    first = min(t * c.positions, shifted)
-    last = length if first == shifted else min(first + c.positions, shifted)
+    shifted = larger(0, length - c.positions)  # where the last tile of the class begins
+    first = smaller(t * c.positions, shifted)
+    last = length if first == shifted else smaller(first + c.positions, shifted)
     return n, residue + first * c.residues, last - first
 
 
@@ -71,7 +73,7 @@ def fill_tile(window, call, x, origin, outputs):
         strip, strips = strip * strips, 1
     needed = c.phases * (outputs - 1) + c.kernel_size
     for i in range(strips):
-        positions = min(strip, max(0, needed - i * strip))
+        positions = smaller(strip, larger(0, needed - i * strip))
         if positions:
             arguments = (
                 c.copier, offset(window, i * strip * c.in_channels), c.in_channels, 1,
@@ -167,7 +169,7 @@ def first_tile_of(call, block):
     """Blocks are equal but for one step, and begin at multiples of it."""
     c = record(call, 0, "transform")
     steps = (c.total_tiles + c.step - 1) // c.step
-    return min(c.total_tiles, steps * block // c.blocks * c.step)
+    return smaller(c.total_tiles, steps * block // c.blocks * c.step)
 
 
 def convolve_transformed(
@@ -267,16 +269,6 @@ def launch_parallel(kernel, call, x, y, workers, redo):
     for worker in numba.prange(workers):
         call_address(kernel, (0, call, x_address, y_address, worker, workers, queue, marks))
     return True
-
-
-@_jit.jit
-def transform_rows(kernel, rows, planes, vectors):
-    """Transform the rows of one array into the rows of another; both C-contiguous."""
-    arguments = (
-        0, data(rows), data(planes), data(rows),
-        rows.shape[1], planes.shape[1], vectors, 0, 0, 0,
-    )  # fmt: skip
-    call_address(kernel, arguments)
 
 
 @_jit.jit

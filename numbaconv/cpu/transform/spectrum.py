@@ -13,9 +13,8 @@ from ...weights import Weights
 from ..blocking import Panel
 from ..target import Target
 from .folding import Folding, folded_filter
-from .kernels import Transform, transform_address
+from .kernels import Transform, transform_rows
 from .scheme import Scheme, Winograd, product_sizes, spectrum_size
-from .skeleton import transform_rows
 
 Array = np.ndarray[Any, Any]
 
@@ -48,14 +47,12 @@ def transform_filter(filter: Array, scheme: Scheme, target: Target) -> Array:
     taps, depth, columns = filter.shape
     lanes = target.lanes(np.dtype(np.float64))
     direction = "filter" if isinstance(scheme, Winograd) else "forward"
-    kernel = transform_address(
-        Transform(scheme, direction, 64, lanes, masked=False, fma=target.fma)
-    )
+    transform = Transform(scheme, direction, 64, lanes, masked=False, fma=target.fma)
     width = -(-depth * columns // lanes) * lanes
     rows = np.zeros((scheme.filter_points, width))
     rows[:taps, : depth * columns] = filter.reshape(taps, -1)
     planes = np.empty((scheme.input_planes, width))
-    transform_rows(kernel, rows, planes, width // lanes)
+    transform_rows(transform, rows, planes)
     return planes[:, : depth * columns].reshape(-1, depth, columns)
 
 

@@ -12,7 +12,7 @@ from numbaconv.cpu.transform.methods import METHODS
 from numbaconv.cpu.transform.scheme import RealFFT, Winograd
 from numbaconv.problem import ConvProblem, Geometry
 
-CORES = ("znver4", "sapphirerapids")
+CORES = ("znver4", "sapphirerapids", "znver3")
 
 
 def target_of(core):
