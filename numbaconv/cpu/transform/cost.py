@@ -209,7 +209,8 @@ def direct_counts(problem: ConvProblem, target: Target) -> tuple[str, Counts]:
         if tile.family == "planar":  # rows of channels, vectors of positions
             rows, vectors = tile.variant[0], tile.rows // tile.lanes
         counts[f"slots{min(tile.vectors, 4)}"] += steps * slots(rows, vectors, target.fma_units)
-        counts["panel_tiles"] += positions / tile.rows * len(blocking.reduction)
+        slices = panel.slices if family.sums_channels else 1  # of dense tiles, each a tile
+        counts["panel_tiles"] += positions / tile.rows * slices * len(blocking.reduction)
     filter_bytes = geometry.reduction * blocking.panels[-1].last_column * itemsize
     is_in_bands = blocking.band.panels < len(blocking.panels)
     runs = 1 if is_in_bands or filter_bytes <= target.l2 else -(-positions // blocking.run)
