@@ -31,8 +31,9 @@ Candidate = tuple[Scheme, Folding]
 Counts = dict[str, float]
 
 # `auto` transforms where that is estimated to take less than this share of direct summation. Of the
-# public list the 90th percentile of choice over best is 1.03 by 0.9, 1.07 by 0.95 (Sapphire Rapids);
-# on Zen 3, where 25 → 25 K7 d8 is estimated too fast, the largest is 1.29 by 0.9, 1.09 by 0.85.
+# public list the 90th percentile of choice over best is 1.03 by 0.9, 1.07 by 0.95 on Sapphire
+# Rapids; on Zen 3, where 25 → 25 K7 d8 is estimated too fast, the largest is 1.29 by 0.9, 1.09 by
+# 0.85.
 WORTHWHILE = {"sapphirerapids": 0.9, "znver4": 0.9, "znver3": 0.85}
 
 # Of candidates within so much of the cheapest the one with the smallest spectrum is taken: choice
