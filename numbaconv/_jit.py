@@ -38,8 +38,8 @@ def jit(function: Callable[..., Any], **options: Any) -> Any:
 def inner(function: Callable[..., Any] | None = None, *, result: Any = types.void) -> Any:
     """Compile `function` into each jitted function that calls it, and only there.
 
-    What a dispatcher of its own adds (type inference twice, a cache, machine code that nobody
-    calls) takes a third of the time of a first call.
+    A dispatcher of its own adds a cache, another round of type inference, and machine code that
+    nobody calls: without it a first call takes 0.9 of the time.
 
     Parameters
     ----------

@@ -165,11 +165,12 @@ def warmup(*what: Any, progress: bool | None = None) -> None:
     Parameters
     ----------
     *what : Conv1D or dtype
-        Layers whose kernels are needed, or dtypes (float32, float64) for the common
-        kernels of that precision: all but those of unusual small groups, of depthwise and
-        narrow layers whose stride differs from their dilation, of channel-first arrays, of one
-        dilated channel, of outputs of 2 MiB and more, of few positions with a large filter,
-        and the tiles of transforms, of which a layer needs few. Nothing stands for both.
+        Layers whose kernels are needed, or dtypes (float32, float64) for the common kernels of that
+        precision: all but those of unusual small groups, of depthwise and narrow layers whose
+        stride differs from their dilation, of channel-first arrays, of one dilated channel, of
+        outputs of 2 MiB and more, of few positions with a large filter, of up to 36 products an
+        output (K*C_in/G), which are compiled in, and the tiles of transforms, of which a layer
+        needs few. Nothing stands for both.
     progress : bool, optional
         Whether to show a progress bar; by default on a terminal. It needs tqdm.
 
