@@ -132,7 +132,8 @@ def jobs_of_dtype(dtype: np.dtype[Any]) -> Iterator[Job]:
     long = target.l1 // (3 * target.vector_bytes) + 1  # weights outgrow the first cache
     shapes += [
         (inputs, v * lanes - part, 1)
-        for v, _ in enumerate(target.tile_rows, 1)
+        # One more than the widest tile has: of three vectors by tiles of two, one is left.
+        for v in range(1, len(target.tile_rows) + 2)
         for part in (0, 1)
         for inputs in (4, 16, long)
     ]
