@@ -39,7 +39,8 @@ def inner(function: Callable[..., Any] | None = None, *, result: Any = types.voi
     """Compile `function` into each jitted function that calls it, and only there.
 
     A dispatcher of its own adds a cache, another round of type inference, and machine code that
-    nobody calls: without it a first call takes 0.9 of the time.
+    nobody calls. Without it, and with `memory.smaller` for `min`, a first call takes 0.92 of the
+    time.
 
     Parameters
     ----------
