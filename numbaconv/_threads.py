@@ -57,7 +57,8 @@ def _keep_tbb() -> None:
 
 
 if hasattr(os, "register_at_fork"):
-    # A fork waits for a compilation in another thread: the child would inherit its lock.
+    # A fork waits for a compilation in another thread, or for an import that holds this lock too:
+    # the child would inherit what they have locked.
     os.register_at_fork(
         before=global_compiler_lock.acquire,
         after_in_parent=global_compiler_lock.release,
@@ -128,6 +129,7 @@ def allowed(threads: int | None) -> int:
 
 
 @functools.cache
+@global_compiler_lock
 def threading_layer() -> str | None:
     """Start Numba's threads and name their layer; None if no layer can be loaded."""
     from numba.np.ufunc import parallel

@@ -22,6 +22,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from numba.core.compiler_lock import global_compiler_lock
+
 from . import _jit, reference
 from .plan import Plan
 from .problem import ConvProblem
@@ -51,8 +53,12 @@ class Choice:
 
 
 @functools.cache
+@global_compiler_lock
 def cpu_kernels() -> tuple[Kernel, ...]:
-    """The kernels of the CPU, in order of preference."""
+    """The kernels of the CPU, in order of preference.
+
+    Imported under the lock that a fork waits for: the child would inherit a module's own lock.
+    """
     from .cpu.families import FAMILIES
     from .cpu.transform.methods import METHODS
 
@@ -68,6 +74,7 @@ def cuda_kernels() -> tuple[Any, ...]:
 
 
 @functools.cache
+@global_compiler_lock
 def cpu_target() -> Any:
     """The processor to block for; None where nothing will be compiled."""
     if _jit.is_disabled():

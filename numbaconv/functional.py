@@ -8,7 +8,7 @@ import numpy as np
 
 from ._threads import as_threads
 from .dispatch import make_plan
-from .interop import as_numpy, empty_output, is_native, is_on_cuda, require_dtype
+from .interop import as_numpy, empty_output, is_masked, is_native, is_on_cuda, require_dtype
 from .plan import Array, Plan
 from .problem import (
     PRECISIONS,
@@ -54,7 +54,7 @@ def checked_input(value: Any, geometry: Geometry, dtype: np.dtype[Any], permute:
 
 def checked_out(value: Any, problem: ConvProblem, permute: bool) -> Array:
     """Return `out` as a channel-last view, or say what is wrong with it."""
-    if not isinstance(value, np.ndarray) or isinstance(value, np.ma.MaskedArray):
+    if not isinstance(value, np.ndarray) or is_masked(value):
         raise TypeError(f"out must be a NumPy array, got {type(value).__name__}")
     shape = problem.out_shape
     wanted = (shape[0], shape[2], shape[1]) if permute else shape

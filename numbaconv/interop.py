@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import mmap
+import sys
 from typing import Any
 
 import numpy as np
@@ -29,6 +30,11 @@ def is_on_cuda(value: Any) -> bool:
     return hasattr(value, "__cuda_array_interface__")
 
 
+def is_masked(value: Any) -> bool:
+    """Whether `value` is a masked array: asked without importing what NumPy loads late."""
+    return isinstance(value, getattr(sys.modules.get("numpy.ma"), "MaskedArray", ()))
+
+
 def as_numpy(value: Any, name: str) -> np.ndarray[Any, Any]:
     """Return an ndarray that shares memory with `value`.
 
@@ -46,7 +52,7 @@ def as_numpy(value: Any, name: str) -> np.ndarray[Any, Any]:
     """
     if type(value) is np.ndarray:
         array = value
-    elif isinstance(value, np.ma.MaskedArray):
+    elif is_masked(value):
         raise TypeError(
             f"{name} is a masked array, and a convolution has no meaning for masked values; "
             f"pass {name}.filled(...)"

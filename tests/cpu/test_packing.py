@@ -90,6 +90,7 @@ def unpack_planar(packed, panels, shape):
 UNPACK = {
     "planar": unpack_planar,
     "dense": unpack_columns,
+    "short": unpack_columns,
     "depthwise": unpack_sliced,
     "groups": unpack_sliced,
     "sliding": unpack_sliced,
