@@ -116,6 +116,14 @@ class Panel:
     def last_column(self) -> int:
         return self.column + self.columns
 
+    def channels_of(self, s: int) -> slice:
+        """Channels of y of slice `s`. Without a mask a slice has as many as columns: the last one
+        is shifted back over the one before it."""
+        begin = s * self.width
+        if not self.tile.masked:
+            begin = min(begin, self.channels - self.width)
+        return slice(self.first + begin, self.first + min(begin + self.width, self.channels))
+
 
 @dataclass(frozen=True)
 class ReductionBlock:

@@ -187,6 +187,12 @@ class Emitter(ABC):
 
         v.loop(i64(0), b.sdiv(b.add(total, i64(step - 1)), i64(step)), 1, [], tile)
 
+    def shifted_back(self, column: Any, s: Any, width: int) -> Any:
+        """Where slice `s` begins in y: the last one ends where the channels do."""
+        b = self.v.ir
+        is_last = b.icmp_signed("==", s, b.sub(self.slices, i64(1)))
+        return b.sub(column, b.select(is_last, b.sub(i64(width), self.last_lanes), i64(0)))
+
     def in_blocks(
         self, count: Any, most: int, sums: list[Any],
         block: Callable[[Any, list[Any], int], list[Any]],

@@ -28,7 +28,7 @@ class PackedWeights:
 
 
 def pack_bias(packed: PackedWeights, weights: Weights, panels: Sequence[Panel]) -> None:
-    """Write the bias panel by panel, zeros in between and where there is none."""
+    """Write the bias of panels of one slice, zeros in between and where there is none."""
     packed.bias[:] = 0
     if weights.bias is not None:
         for panel in panels:
@@ -47,13 +47,15 @@ def pack(weights: Weights, panels: Sequence[Panel]) -> PackedWeights:
     reduction = taps * depth
     rows = weights.filter.reshape(reduction, -1)
     packed = PackedWeights.empty(reduction * panels[-1].last_column, panels, weights)
+    packed.bias[:] = 0
     for panel in panels:
-        for begin in range(0, panel.channels, panel.tile.width):
-            first, column = panel.first + begin, panel.column + begin
-            count = min(panel.tile.width, panel.channels - begin)
-            block = packed.filter[column * reduction :][: panel.tile.width * reduction]
-            block = block.reshape(reduction, panel.tile.width)
-            block[:, :count] = rows[:, first : first + count]
+        for s in range(panel.slices):
+            column, channels = panel.column + s * panel.width, panel.channels_of(s)
+            count = channels.stop - channels.start
+            block = packed.filter[column * reduction :][: panel.width * reduction]
+            block = block.reshape(reduction, panel.width)
+            block[:, :count] = rows[:, channels]
             block[:, count:] = 0
-    pack_bias(packed, weights, panels)
+            if weights.bias is not None:
+                packed.bias[column : column + count] = weights.bias[channels]
     return packed

@@ -117,14 +117,10 @@ class PlanarEmitter(Emitter):
         """All channels of `vectors` vectors of positions, or of the last `rest` positions."""
         v, b = self.v, self.v.ir
         steps = b.mul(self.taps, self.depth)
-        last = b.sub(self.slices, i64(1))
 
         def body(s: Any, carried: list[Any]) -> list[Any]:
             column = b.mul(s, i64(self.outputs))
-            shift = b.select(
-                b.icmp_signed("==", s, last), b.sub(i64(self.outputs), self.last_lanes), i64(0)
-            )
-            y_slice = v.at(y, b.mul(b.sub(column, shift), self.y_channel))
+            y_slice = v.at(y, b.mul(self.shifted_back(column, s, self.outputs), self.y_channel))
             w = v.at(self.w, b.mul(column, steps))
             self.emit_slice(s, vectors, x, w, v.at(self.bias, column), y_slice, rest)
             return []
@@ -311,8 +307,7 @@ class Planar(Family):
         for panel in panels:
             for s in range(panel.slices):
                 column = panel.column + s * panel.width
-                first = panel.first + min(s * panel.width, panel.channels - panel.width)
-                channels = slice(first, first + panel.width)
+                channels = panel.channels_of(s)
                 block = packed.filter[column * taps * depth :][: taps * depth * panel.width]
                 block.reshape(taps * depth, -1)[...] = products[:, channels]
                 if weights.bias is not None:

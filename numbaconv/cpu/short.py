@@ -17,7 +17,8 @@ from .vector import i64
 class ShortEmitter(DenseEmitter):
     """The sums of `DenseEmitter`, in the same order.
 
-    The tile's variant is (taps, channels of x that are summed).
+    The tile's variant is (taps, channels of x that are summed). Without a mask the last slice is
+    shifted back over the one before it, which writes the same values twice.
     """
 
     family = SHORT_FAMILY
@@ -41,6 +42,8 @@ class ShortEmitter(DenseEmitter):
                 column = b.mul(s, i64(self.tile.width))
                 self.w = v.at(weights, b.mul(column, i64(taps * depth)))
                 self.bias = v.at(bias, column)
+                if not self.tile.masked:
+                    column = self.shifted_back(column, s, self.tile.width)
                 emit(rows, x, v.at(y, column))
                 return []
 

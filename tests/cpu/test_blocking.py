@@ -132,9 +132,11 @@ def test_last_lanes_count_what_a_masked_vector_holds(b):
         assert p.tile.lanes == lanes
         assert p.tile.bits == 8 * b.problem.dtype.itemsize
         assert p.tile.fma == b.target.fma
-        if p.tile.family == "planar":  # channels of the last slice, one by one
-            assert 1 <= p.last_lanes <= p.tile.variant[0]
-            assert p.channels == (p.slices - 1) * p.tile.variant[0] + p.last_lanes
+        is_whole = p.tile.family == "short" and not p.tile.masked
+        if p.tile.family == "planar" or is_whole:  # channels of the last slice, one by one
+            assert 1 <= p.last_lanes <= p.width
+            assert p.channels == (p.slices - 1) * p.width + p.last_lanes
+            assert p.channels >= p.width
             continue
         assert 1 <= p.last_lanes <= lanes
         if p.tile.masked:
