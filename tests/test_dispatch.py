@@ -16,6 +16,8 @@ from hypothesis import strategies as st
 
 from numbaconv import dispatch, reference
 from numbaconv.cpu.depthwise import DEPTHWISE
+from numbaconv.cpu.family import blocking_for
+from numbaconv.cpu.sliced import window_run
 from numbaconv.cpu.target import ISAS, Target, host
 from numbaconv.dispatch import Explanation, choose, cpu_kernels, cpu_target
 from numbaconv.interop import empty_output
@@ -281,6 +283,47 @@ def test_depthwise_past_the_caches(isa, dtype, channels):
     y.fill(np.nan)
     DEPTHWISE.plan(p, Weights(g, filter_, bias), target).execute(x, y)
     np.testing.assert_array_equal(y, reference.convolve(p, x, filter_, bias))
+
+
+@pytest.mark.skipif(not host().fma, reason="llvm.fma would call a library")
+@pytest.mark.parametrize("layout", ["NLC", "NCL"])
+@pytest.mark.parametrize(
+    "p",
+    [
+        problem(7, 512, 512, length=150, num_groups=512, padding="same"),
+        problem(31, 1024, 1024, length=70, num_groups=1024, padding="causal"),
+        problem(
+            4, 512, 512, length=100, num_groups=512, dilation=4, padding=7, padding_mode="reflect"
+        ),
+        problem(5, 1024, 1024, length=99, num_groups=256, padding="same"),
+        problem(6, 512, 1024, length=64, num_groups=512, padding=(-2, 9), dtype=F64),
+    ],
+    ids=lambda p: f"{p.geometry.kernel_size}x{p.geometry.in_channels}",
+)
+def test_rows_that_collide_are_read_through_windows(layout, p):
+    target = ISAS["avx2"]
+    p = dataclasses.replace(p, layout=layout)
+    kernel = choose(p, [k for k in cpu_kernels() if k.name != "planar"], target).kernel
+    band = blocking_for(p, target, kernel).band
+    assert (band.reads_in_place, band.gap) == (False, 64 // p.dtype.itemsize)
+    assert_right(kernel, p, target)
+
+
+@pytest.mark.parametrize(
+    "p, run",
+    [
+        (problem(31, 512, 512, num_groups=512), 60),
+        (problem(41, 1024, 1024, num_groups=1024), 30),
+        (problem(31, 2048, 2048, num_groups=2048), 0),  # no window in the second cache
+        (problem(31, 520, 520, num_groups=520), 0),  # rows that fall on many sets
+        (problem(4, 512, 512, num_groups=512), 0),  # few taps
+        (problem(4, 512, 512, num_groups=512, dilation=8), 60),
+        (problem(31, 512, 512, num_groups=512, stride=2), 0),
+    ],
+)
+def test_which_rows_collide(p, run):
+    assert window_run(p, ISAS["avx2"]) == run
+    assert window_run(p, ISAS["avx512"]) == 0
 
 
 def test_a_tiny_cache_cuts_everything_small_and_right():

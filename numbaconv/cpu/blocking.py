@@ -51,12 +51,20 @@ class Band:
         Channels of x that a window holds for them, and channels from band to band.
     reads_in_place : bool
         Whether only the borders go through windows.
+    gap : int
+        Elements of a window between the end of a row and the next one.
     """
 
     panels: int
     channels: int
     step: int
     reads_in_place: bool
+    gap: int = 0
+
+    @property
+    def row(self) -> int:
+        """Elements from one row of a window to the next."""
+        return self.channels + self.gap
 
 
 def split_evenly(total: int, most: int) -> list[int]:

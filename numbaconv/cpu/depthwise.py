@@ -6,7 +6,7 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 from ..problem import ConvProblem
-from .sliced import TILES, Sliced, SlicedEmitter
+from .sliced import TILES, Sliced, SlicedEmitter, lines_held, window_run
 from .target import Target
 from .vector import i64
 
@@ -18,9 +18,13 @@ from .vector import i64
 FAR_Y, FAR_X = 24 << 10, 1 << 20
 
 # Without AVX-512 no register is left to decide that in (tests/codegen). There a variant of the tile
-# prefetches both from `FAR_X` on: on a Zen 3, K4 on 1536 channels loses 1.4× by it at 2 MiB of x
-# and gains as much at 6. Its tiles have few rows, since rows of x and y are streams of memory.
-FAR, FAR_ROWS = "far", 4
+# prefetches both from this many bytes of x on. Zen 3, 200 channels: at 4.6 MiB K4 gains 2×, K9 1.1×
+# and K31 2×; at 2 MiB K4 and K31 lose 1.1×.
+FAR, FAR_BYTES = "far", 3 << 20
+
+# Most rows of its tiles, and where the first cache holds fewer than so many rows' lines at once: K4
+# on 512 channels gains 1.2× by 4 rows, on 1536 3.3×; on 200 it loses 1.25×, on 1600 1.2×.
+FAR_ROWS, FAR_ROWS_COLLIDING, FEW_LINES = 8, 4, 64
 
 
 class DepthwiseEmitter(SlicedEmitter):
@@ -68,13 +72,16 @@ class Depthwise(Sliced):
 
     def tile_rows(self, problem: ConvProblem, target: Target) -> tuple[int, int]:
         rows, block = super().tile_rows(problem, target)
-        return (min(rows, FAR_ROWS) if self.further_variant(problem, target) else rows), block
+        if self.further_variant(problem, target):
+            do_collide = lines_held(problem, target) < FEW_LINES
+            rows = min(rows, FAR_ROWS_COLLIDING if do_collide else FAR_ROWS)
+        return rows, block
 
     def further_variant(self, problem: ConvProblem, target: Target) -> tuple[str, ...]:
         g = problem.geometry
         x_bytes = problem.batch * problem.length * g.in_channels * problem.dtype.itemsize
-        is_far = x_bytes > g.kernel_size * FAR_X and target.isa != "avx512"
-        return (FAR,) if is_far else ()
+        is_far = x_bytes > FAR_BYTES and target.isa != "avx512"
+        return (FAR,) if is_far and not window_run(problem, target) else ()
 
     def declines(self, problem: ConvProblem, target: Target) -> str | None:
         g = problem.geometry

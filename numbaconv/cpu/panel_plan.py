@@ -142,9 +142,10 @@ TRANSPOSED_STRIDE = 3
 
 
 def window_for(blocking: Blocking, inside: Inside) -> tuple[int, WindowShape]:
-    """Positions of a window, as many as a run, the borders and a quarter of L2 allow."""
+    """Positions of a window, as many as a run, the borders and a part of L2 allow."""
     problem, geometry = blocking.problem, blocking.problem.geometry
-    row_bytes = blocking.band.channels * problem.dtype.itemsize
+    row_bytes = blocking.band.row * problem.dtype.itemsize
+    limit = blocking.target.l2 * (3 if blocking.band.gap else 1) // 4
     positions = min(blocking.run, problem.length_out)
     if inside.last:
         positions = min(positions, max(inside.first, problem.length_out - inside.last, 1))
@@ -155,7 +156,7 @@ def window_for(blocking: Blocking, inside: Inside) -> tuple[int, WindowShape]:
             positions, geometry.kernel_size, geometry.stride, geometry.dilation,
             keeps_stride=blocking.family.needs_unit_rows or is_strip,
         )  # fmt: skip
-        if positions == 1 or shape.rows(positions) * row_bytes <= blocking.target.l2 // 4:
+        if positions == 1 or shape.rows(positions) * row_bytes <= limit:
             return positions, shape
         positions //= 2
 
@@ -197,7 +198,7 @@ def call_table(
     stage_width = max(panel.columns for panel in blocking.panels)
     band = blocking.band
     merges = blocking.family.sums_channels and geometry.num_groups == 1
-    window_merges = blocking.family.sums_channels and band.channels == geometry.group_in_channels
+    window_merges = blocking.family.sums_channels and band.row == geometry.group_in_channels
     panels, blocks = panel_table(blocking, past_caches), block_table(blocking)
     values = dict(
         panels=address_of(panels), panel_count=panels.size,
@@ -215,8 +216,8 @@ def call_table(
         window_stride=shape.stride, window_dilation=shape.dilation,
         window_strips=shape.strips, window_pitch=shape.pitch, window_step=shape.step,
         window_first_rows=shape.first_rows, window_more_rows=shape.more_rows,
-        window_size=shape.rows(positions) * band.channels,
-        window_row=1 if unit_rows else band.channels,
+        window_size=shape.rows(positions) * band.row,
+        window_row=1 if unit_rows else band.row,
         window_channel=shape.rows(positions) if unit_rows else 1,
         band_channels=band.channels, band_step=band.step, band_panels=band.panels,
         stage_size=0 if y_in_place else stage_rows * stage_width,

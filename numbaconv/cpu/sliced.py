@@ -14,18 +14,20 @@ are dilation/stride apart: positions are.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
+import math
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from ..problem import ConvProblem, Geometry
 from ..weights import Weights
-from .blocking import Panel, run_length
+from .blocking import Band, Panel, run_length
 from .family import Family
 from .microkernel import Emitter, Tile
 from .packing import PackedWeights
-from .target import Target
+from .target import CACHE_WAY, Target
 from .vector import LINE, i64
 
 # Slices of one panel: threads may divide panels, and its part of a row stays in the first cache.
@@ -46,6 +48,13 @@ MOST_TOGETHER = 2
 
 # Most positions from one output of a tile to the next: a short signal has few that far apart.
 MOST_SPACING = 16
+
+# Without AVX-512, taps from which rows that collide in the first cache are read through a window
+# whose rows lie apart, and positions of a run then: the first that fits. Zen 3, depthwise on 512
+# channels: K31 gains 1.5× near and 1.1× at 8 MiB, K15 1.4×, K7 1.4×, and with a dilation of 4 2.3×;
+# on 1024 channels K4 gains 2.2×, K31 2.5×, and K3 loses 1.3×. 60, 90 and 120 positions are alike,
+# 30 are slower by 1.05×. Windows of some slices gain less: rows of x are read in pieces.
+WINDOW_TAPS, WINDOW_RUNS = 4, (60, 30)
 
 
 def groups_of_slice(geometry: Geometry, lanes: int) -> int:
@@ -73,6 +82,30 @@ def tap_pitch(geometry: Geometry) -> int:
     return stride // dilation if stride % dilation == 0 else 0
 
 
+def lines_held(problem: ConvProblem, target: Target) -> int:
+    """How many of the rows that a tile reads can have a line in the first cache at once.
+
+    Lines a power of two apart share few of its sets, which lie in `CACHE_WAY` bytes.
+    """
+    g = problem.geometry
+    distance = g.in_channels * problem.dtype.itemsize * g.dilation
+    return target.l1 // max(LINE, math.gcd(distance, CACHE_WAY))
+
+
+def window_run(problem: ConvProblem, target: Target) -> int:
+    """Positions of a run whose rows of x are copied so that they do not collide; 0 in place.
+
+    A window takes three quarters of the second cache: what a run writes is little.
+    """
+    g = problem.geometry
+    collide = lines_held(problem, target) < g.kernel_size + TILES[target.isa][0]
+    if target.isa == "avx512" or g.kernel_size < WINDOW_TAPS or g.stride > 1 or not collide:
+        return 0
+    row_bytes = g.in_channels * problem.dtype.itemsize + LINE
+    fitting = [run for run in WINDOW_RUNS if (run + g.span - 1) * row_bytes <= target.l2 * 3 // 4]
+    return fitting[0] if fitting else 0
+
+
 class SlicedEmitter(Emitter):
     """y[l, s, j] = Σ_ci Σ_t x[l*x_row + t*x_tap + s*x_slice + lane(j, ci)] · w[s, ci, t, j]
 
@@ -84,8 +117,7 @@ class SlicedEmitter(Emitter):
     def emit(self) -> None:
         """All slices of a few positions before the next ones, so x streams through once.
 
-        Copying long windows slice by slice, so that their rows do not collide in the first
-        cache, was slower at any K; so were runs of positions slice by slice.
+        Runs of positions slice by slice were slower at any K.
         """
         self.start()
         v, b = self.v, self.v.ir
@@ -273,9 +305,18 @@ class Sliced(Family):
 
     def run(self, problem: ConvProblem, tile: Tile, target: Target) -> int:
         """Positions of one run, such that those of a tile may be dilation/stride apart."""
+        if run := window_run(problem, target):
+            return run
         g = problem.geometry
         spacing = max(1, g.dilation // g.stride) if tap_pitch(g) else 1
         return run_length(problem, tile.rows * spacing, target)
+
+    def band(self, problem: ConvProblem, panels: int, run: int, target: Target) -> Band:
+        band = super().band(problem, panels, run, target)
+        if not window_run(problem, target):
+            return band
+        gap = LINE // problem.dtype.itemsize
+        return dataclasses.replace(band, reads_in_place=False, gap=gap)
 
     def panels(self, problem: ConvProblem, target: Target) -> list[Panel]:
         g, lanes = problem.geometry, target.lanes(problem.dtype)

@@ -14,6 +14,10 @@ import numpy as np
 # Where the system does not say: per-core L1 and L2 and the last cache of a small laptop.
 DEFAULT_CACHES = (32 << 10, 512 << 10, 8 << 20)
 
+# Bytes after which lines fall on the same sets of a first cache: a page, whose offset is all that
+# is known when the set is looked up.
+CACHE_WAY = 4 << 10
+
 
 @dataclass(frozen=True)
 class Target:
