@@ -15,6 +15,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from numbaconv import dispatch, reference
+from numbaconv.cpu.dense import DENSE
 from numbaconv.cpu.depthwise import DEPTHWISE
 from numbaconv.cpu.family import blocking_for
 from numbaconv.cpu.sliced import window_run
@@ -324,6 +325,30 @@ def test_rows_that_collide_are_read_through_windows(layout, p):
 def test_which_rows_collide(p, run):
     assert window_run(p, ISAS["avx2"]) == run
     assert window_run(p, ISAS["avx512"]) == 0
+
+
+@pytest.mark.parametrize("dtype", [F32, F64])
+@pytest.mark.parametrize(
+    "parameters",
+    [
+        dict(kernel_size=16, stride=8, padding=(8, 0)),
+        dict(kernel_size=3, stride=4, padding=1, padding_mode="circular"),
+        dict(kernel_size=5, stride=3, dilation=2, padding=(0, 5)),
+    ],
+)
+def test_blocks_that_go_over_all_panels_are_right(parameters, dtype):
+    """Where few positions read a large x; also where y has to be staged panel by panel."""
+    p = problem(inputs=192, outputs=110, length=290, batch=1, dtype=dtype, **parameters)
+    target = dataclasses.replace(host(), l2=32 << 10)
+    blocking = blocking_for(p, target, DENSE)
+    assert blocking.is_block_by_block and len(blocking.reduction) > 1
+    assert_right(DENSE, p, target)
+    rng, g = np.random.default_rng(0), p.geometry
+    filter_, bias = integers(rng, g.filter_shape, dtype), integers(rng, g.out_channels, dtype)
+    x, y = integers(rng, (1, p.length, 192), dtype), np.full((1, p.length_out, 220), np.nan, dtype)
+    DENSE.plan(p, Weights(g, filter_, bias), target).execute(x, y[:, :, ::2])
+    np.testing.assert_array_equal(y[:, :, ::2], reference.convolve(p, x, filter_, bias))
+    assert np.isnan(y[:, :, 1::2]).all()
 
 
 def test_a_tiny_cache_cuts_everything_small_and_right():

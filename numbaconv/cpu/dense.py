@@ -19,8 +19,10 @@ from .target import Target
 from .vector import LINE, i64
 
 # Steps of the inner loop per turn: at 1, loop counters take 4-8 % of the issue slots that
-# the multiply-adds want on a core with two 512-bit FMA units; 4 and 8 are alike.
-UNROLL = 4
+# the multiply-adds want on a core with two 512-bit FMA units; 4 and 8 are alike. AVX takes 8, since
+# a turn prefetches a line of weights (below): 1.01-1.08× at up to 128 positions. There is no
+# register for it where x is prefetched too, nor with NEON.
+UNROLL, UNROLL_AVX = 4, 8
 
 # Variants of the tile: weights of the next block are prefetched, by a line or by two a turn;
 # weights are prefetched as they are read, since they are read once; lines of y are prefetched;
@@ -35,11 +37,6 @@ PREFETCHED_LINES = {PREFETCH_WEIGHTS: 1, PREFETCH_FASTER: 2}
 # Positions up to which a short block of weights is streamed: products of 768 channels in 16
 # groups, K128, gain 1.6 times at 4 and 8 positions, 1.25 at 32.
 FEW = 48
-
-# Positions up to which a filter beyond the second cache is prefetched faster: 1024 → 4096 K1 at 60
-# positions gains 1.03-1.16×, 2048 → 2048 K1 1.05× at 24 to 128, 768 → 768 K3 1.02×; one that
-# stays in the second cache loses up to 3 %.
-FEW_POSITIONS = 128
 
 # How many bytes ahead weights are streamed: 6192 products of 4 x 48 x 48, 55 MB of weights, take
 # 5.4 ms without, 3.8 at 2 KiB, 2.8 at 8 KiB, 3.2 at 16 KiB.
@@ -90,7 +87,10 @@ def prefetched_x_lines(tile: Tile) -> int:
 
 def unroll_of(tile: Tile) -> int:
     """Steps per turn of the full tile: taps that lie apart need an address each, so one."""
-    return 1 if ONE_CHANNEL in tile.variant else UNROLL
+    if ONE_CHANNEL in tile.variant:
+        return 1
+    is_avx = tile.lanes * tile.bits == 256
+    return UNROLL_AVX if is_avx and not prefetched_x_lines(tile) else UNROLL
 
 
 class DenseEmitter(Emitter):
@@ -110,10 +110,10 @@ class DenseEmitter(Emitter):
         self.cover_rows(self.emit_tile)
 
     def begin_prefetch(self) -> None:
-        """Point at the first line of the weights behind this block: the next one."""
+        """Point at the first line of the next block of weights."""
         b = self.v.ir
         self.ahead = b.alloca(i64)  # from tile to tile
-        b.store(b.mul(b.mul(self.taps, self.depth), i64(self.tile.width)), self.ahead)
+        b.store(self.w_next, self.ahead)
 
     def next_line(self) -> Any:
         """How far ahead of its own weights this tile prefetches: some lines further every tile.
@@ -125,12 +125,11 @@ class DenseEmitter(Emitter):
         block, two lines a turn gain 1.15 times; in longer runs they lose 2 %.
         """
         v, b = self.v, self.v.ir
-        line, turn = self.lines * LINE * 8 // v.bits, UNROLL * self.tile.width
+        line, turn = self.lines * LINE * 8 // v.bits, unroll_of(self.tile) * self.tile.width
         ahead = b.load(self.ahead)
-        size = b.mul(b.mul(self.taps, self.depth), i64(self.tile.width))
         following = b.add(ahead, i64(line))
-        is_inside = b.icmp_signed("<", following, b.add(size, i64(turn)))
-        b.store(b.select(is_inside, following, size), self.ahead)
+        is_inside = b.icmp_signed("<", following, b.add(self.w_next, i64(turn)))
+        b.store(b.select(is_inside, following, self.w_next), self.ahead)
         return ahead
 
     def places(self, row: Any) -> list[tuple[Any, Any]]:
@@ -241,14 +240,16 @@ def variant_of(
     """What suits the reduction: its length, its weights against the first cache, its taps.
 
     Prefetching weights makes shorter loops 3-6 % slower, and tiles of one vector have so many
-    rows that no register is left for it.
+    rows that no register is left for it. With vectors shorter than a line a turn reads few lines,
+    and one of them is fast enough: with AVX2 (Zen 3) two lose 1.1-1.36× at 36 to 128 positions.
     """
     g = problem.geometry
     variant = []
     if problem.dtype.itemsize * 8 in target.prefetch_bits:
         is_long = g.reduction * vectors * target.vector_bytes > target.l1
         if vectors > 1 and is_long:
-            variant.append(PREFETCH_WEIGHTS if sharing is None else PREFETCH_FASTER)
+            is_fast = sharing is not None and target.vector_bytes >= LINE
+            variant.append(PREFETCH_FASTER if is_fast else PREFETCH_WEIGHTS)
         elif sharing is not None and sharing <= FEW:
             variant.append(STREAM_WEIGHTS)
         elif g.reduction < SHORT:
@@ -309,9 +310,8 @@ def cut_channels(
 
 def is_written_out(problem: ConvProblem, width: int, target: Target) -> bool:
     """Whether all products of an output are few, and are summed in one block."""
-    g, itemsize = problem.geometry, problem.dtype.itemsize
-    blocks = blocking.reduction_blocks(g, g.group_in_channels, width, itemsize, target)
-    return g.reduction <= MOST_WRITTEN_OUT and len(blocks) == 1
+    blocks = blocking.blocks_of(problem, width, target)
+    return problem.geometry.reduction <= MOST_WRITTEN_OUT and len(blocks) == 1
 
 
 def written_out(panels: list[Panel], problem: ConvProblem, target: Target) -> list[Panel]:
@@ -392,8 +392,8 @@ class Dense(Family):
     def panels(self, problem: ConvProblem, target: Target) -> list[Panel]:
         g = problem.geometry
         positions = problem.batch * problem.length_out
-        is_far = g.reduction * g.out_channels * problem.dtype.itemsize > target.l2
-        sharing = positions if is_far and positions <= FEW_POSITIONS else None
+        is_far = blocking.is_far_filter(problem, target)
+        sharing = positions if is_far and positions <= blocking.FEW_POSITIONS else None
         panels: list[Panel] = []
         for group in range(g.num_groups):
             cut = cut_channels(

@@ -6,6 +6,7 @@ panel kernel. The loops around it are the macrokernel's.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -92,6 +93,8 @@ class Blocking:
     inside : Inside
         Positions that read x in place if it is channel-last in memory.
     reduction : tuple of ReductionBlock
+    is_block_by_block : bool
+        Whether a block goes over all panels before the next one does.
     """
 
     problem: ConvProblem
@@ -103,6 +106,7 @@ class Blocking:
     band: Band
     inside: Inside
     reduction: tuple[ReductionBlock, ...]
+    is_block_by_block: bool
 
     def workers(self, threads: int) -> tuple[int, bool]:
         """Return (workers, whether they divide panels rather than positions)."""
@@ -127,10 +131,13 @@ def blocking_for(problem: ConvProblem, target: Target, family: Family) -> Blocki
     run = family.run(problem, tile, target)
     band = family.band(problem, len(panels), run, target)
     inside = blocking.inside_of(problem, tile.rows) if band.reads_in_place else Inside(0, 0)
+    by_blocks = family.sums_channels and blocking.is_block_by_block(problem, target)
+    if by_blocks:
+        run = -(-problem.length_out // tile.rows) * tile.rows
+        band = dataclasses.replace(band, panels=len(panels))
+    reduction = [ReductionBlock(0, g.kernel_size, 0, g.group_in_channels)]
     if family.sums_channels:
-        reduction = blocking.reduction_blocks(
-            g, g.group_in_channels, tile.width, problem.dtype.itemsize, target
-        )
-    else:
-        reduction = [ReductionBlock(0, g.kernel_size, 0, g.group_in_channels)]
-    return Blocking(problem, target, family, panels, tile, run, band, inside, tuple(reduction))
+        reduction = blocking.blocks_of(problem, tile.width, target)
+    return Blocking(
+        problem, target, family, panels, tile, run, band, inside, tuple(reduction), by_blocks
+    )

@@ -34,7 +34,8 @@ from .window import fill_window
 
 @_jit.inner
 def compute_run(
-    element, call, source, row, tap, channel, is_window, is_merged, y, rows, first, last, stage
+    element, call, source, row, tap, channel, is_window, is_merged, y, rows, first, last,
+    first_block, last_block, stage,
 ):  # fmt: skip
     """Positions of one run for panels first … last-1; `source` is the first position's field."""
     c = record(call, 0, "call")
@@ -48,13 +49,14 @@ def compute_run(
         target, target_row, target_channel = y_panel, c.y_row, c.y_channel
         if c.stage_size:
             target, target_row, target_channel = stage, c.stage_row, c.stage_channel
-        for b in range(c.block_count):
+        for b in range(first_block, last_block):
             block = record(c.blocks, b, "block")
             done = block.first_tap * block.full_depth + block.first_channel
             taps, depth = block.taps, block.depth
             if is_merged:  # taps follow each other in memory: one long row
                 taps, depth = 1, taps * depth
             accumulate = b
+            ahead = panel.width * (c.reduction if c.is_block_by_block else block.taps * block.depth)
             arguments = (
                 0,
                 offset(source, block.first_tap * tap + (x_offset + block.first_channel) * channel),
@@ -62,7 +64,7 @@ def compute_run(
                 offset(biases, panel.bias),
                 target,
                 row, tap, channel, panel.x_slice, target_row, target_channel,
-                rows, taps, depth, panel.slices, panel.last_lanes, accumulate, c.x_bytes,
+                rows, taps, depth, panel.slices, panel.last_lanes, accumulate, c.x_bytes, ahead,
             )  # fmt: skip
             call_address(panel.kernel, arguments)
         if c.stage_size:
@@ -91,20 +93,25 @@ def compute_positions(
         next_panel = smaller(last_panel, (band + 1) * c.band_panels)
         # First the interior, then a border on its left: weights of the next panel are brought
         # nearer while many positions share those of the last, and a border has few.
-        begin, end = interior_from(call, first, last), last
-        for _ in range(2):
-            compute_band(
-                element, call, x, y, band, first_panel, next_panel, begin, end, window, stage
-            )  # fmt: skip
-            begin, end = first, begin
+        interior = interior_from(call, first, last)
+        step = 1 if c.is_block_by_block else c.block_count
+        for first_block in range(0, c.block_count, step):
+            begin, end = interior, last
+            for _ in range(2):
+                compute_band(
+                    element, call, x, y, band, first_panel, next_panel, begin, end,
+                    first_block, first_block + step, window, stage,
+                )  # fmt: skip
+                begin, end = first, interior
         first_panel = next_panel
 
 
 @_jit.inner
 def compute_band(
-    element, call, x, y, band, first_panel, last_panel, first, last, window, stage
+    element, call, x, y, band, first_panel, last_panel, first, last, first_block, last_block,
+    window, stage,
 ):  # fmt: skip
-    """Positions first … last-1 of the batch, for panels of one band."""
+    """Positions first … last-1 of the batch, for panels of one band and some blocks."""
     c = record(call, 0, "call")
     while first < last:
         n = first // c.length_out
@@ -127,7 +134,8 @@ def compute_band(
             row, tap, channel = c.stride * c.x_row, c.dilation * c.x_row, c.x_channel
         compute_run(
             element, call, source, row, tap, channel, is_window, is_merged,
-            offset(y, n * c.y_batch + l * c.y_row), rows, first_panel, last_panel, stage,
+            offset(y, n * c.y_batch + l * c.y_row), rows, first_panel, last_panel,
+            first_block, last_block, stage,
         )  # fmt: skip
         first += rows
 

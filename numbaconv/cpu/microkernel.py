@@ -79,11 +79,12 @@ class Tile:
 # except in families along the positions. `depth` is the channels summed (dense) or nothing;
 # `slices` is how many slices of NR columns the panel has, `x_slice` from one to the next in x
 # (families that go along the channels themselves). `x_bytes` is the size of all of x, by which a
-# kernel knows whether it comes from far away and is worth a prefetch.
+# kernel knows whether it comes from far away and is worth a prefetch; `w_next` says how far from
+# `w` those weights lie that the next call reads.
 POINTERS = ("x", "w", "bias", "y")
 INTEGERS = (
     "x_row", "x_tap", "x_channel", "x_slice", "y_row", "y_channel",
-    "rows", "taps", "depth", "slices", "last_lanes", "accumulate", "x_bytes",
+    "rows", "taps", "depth", "slices", "last_lanes", "accumulate", "x_bytes", "w_next",
 )  # fmt: skip
 
 
@@ -109,6 +110,7 @@ class Emitter(ABC):
     last_lanes: Any
     accumulate: Any
     x_bytes: Any
+    w_next: Any
 
     def __init__(self, builder: ir.IRBuilder, tile: Tile, arguments: Sequence[Any]) -> None:
         self.tile = tile

@@ -31,12 +31,12 @@ register_model(TileType)(models.OpaqueModel)
 @intrinsic
 def panel_kernel(
     typingctx, tile, x, w, bias, y, x_row, x_tap, x_channel, x_slice, y_row, y_channel,
-    rows, taps, depth, slices, last_lanes, accumulate, x_bytes,
+    rows, taps, depth, slices, last_lanes, accumulate, x_bytes, w_next,
 ):  # fmt: skip
     """The panel kernel of `tile`, inlined; contract in `microkernel`."""
     arguments = (
         x, w, bias, y, x_row, x_tap, x_channel, x_slice, y_row, y_channel,
-        rows, taps, depth, slices, last_lanes, accumulate, x_bytes,
+        rows, taps, depth, slices, last_lanes, accumulate, x_bytes, w_next,
     )  # fmt: skip
 
     def codegen(context, builder, signature, values):
@@ -48,11 +48,11 @@ def panel_kernel(
 
 def panel_entry(
     tile, x, w, bias, y, x_row, x_tap, x_channel, x_slice, y_row, y_channel,
-    rows, taps, depth, slices, last_lanes, accumulate, x_bytes,
+    rows, taps, depth, slices, last_lanes, accumulate, x_bytes, w_next,
 ):  # fmt: skip
     panel_kernel(
         tile, x, w, bias, y, x_row, x_tap, x_channel, x_slice, y_row, y_channel,
-        rows, taps, depth, slices, last_lanes, accumulate, x_bytes,
+        rows, taps, depth, slices, last_lanes, accumulate, x_bytes, w_next,
     )  # fmt: skip
 
 

@@ -213,6 +213,7 @@ def call_table(
         mode=MODE_CODES[geometry.padding_mode],
         inside_first=inside.first, inside_last=inside.last,
         run=blocking.run, window_run=positions,
+        reduction=geometry.reduction, is_block_by_block=blocking.is_block_by_block and y_in_place,
         window_stride=shape.stride, window_dilation=shape.dilation,
         window_strips=shape.strips, window_pitch=shape.pitch, window_step=shape.step,
         window_first_rows=shape.first_rows, window_more_rows=shape.more_rows,

@@ -306,7 +306,7 @@ class Sliced(Family):
     def run(self, problem: ConvProblem, tile: Tile, target: Target) -> int:
         """Positions of one run, such that those of a tile may be dilation/stride apart."""
         if run := window_run(problem, target):
-            return run
+            return run // tile.rows * tile.rows
         g = problem.geometry
         spacing = max(1, g.dilation // g.stride) if tap_pitch(g) else 1
         return run_length(problem, tile.rows * spacing, target)

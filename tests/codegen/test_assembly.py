@@ -56,11 +56,14 @@ def shipped_tiles(isa: str) -> tuple[Tile, ...]:
     target, tiles = ISAS[isa], {}
     for dtype in (np.dtype(np.float32), np.dtype(np.float64)):
         for inputs, outputs, groups, dilation in shapes(target.lanes(dtype)):
-            for layout, stride in (("NLC", 1), ("NCL", 1), ("NCL", 2)):
+            near, far = 300, 20_000
+            for layout, stride, length in (
+                ("NLC", 1, near), ("NLC", 1, far), ("NCL", 1, near), ("NCL", 2, near)
+            ):  # fmt: skip
                 geometry = Geometry(
                     3, inputs, outputs, stride=stride, dilation=dilation, num_groups=groups
                 )
-                problem = ConvProblem(geometry, 1, 300, dtype, layout=layout)
+                problem = ConvProblem(geometry, 1, length, dtype, layout=layout)
                 for family in FAMILIES:
                     if family.declines(problem, target) is None:
                         for panel in family.panels(problem, target):

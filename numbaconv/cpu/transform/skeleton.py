@@ -141,6 +141,7 @@ def multiply_planes(call, group, tiles, inputs, outputs, zeros, element):
                 offset(outputs, product.y_plane * m_plane + panel.first_channel),
                 c.v_row, v_plane, 1, 0, c.m_row, 1,
                 tiles * product.stacked, product.terms, product.depth, 1, c.lanes, 0, 0,
+                product.terms * product.depth * panel.width,
             )  # fmt: skip
             call_address(panel.kernel, arguments)
 
