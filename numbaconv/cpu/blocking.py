@@ -125,8 +125,11 @@ class Panel:
         return self.column + self.columns
 
     def channels_of(self, s: int) -> slice:
-        """Channels of y of slice `s`. Without a mask a slice has as many as columns: the last one
-        is shifted back over the one before it."""
+        """Channels of y of slice `s`.
+
+        Without a mask a slice has as many as columns: the last one is shifted back over the one
+        before it.
+        """
         begin = s * self.width
         if not self.tile.masked:
             begin = min(begin, self.channels - self.width)

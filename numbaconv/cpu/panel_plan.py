@@ -58,7 +58,9 @@ class PanelPlan(RememberingPlan["PanelCall"]):
             "tile": ", ".join(tiles) + f" ({len(blocking.panels)} panels)",
             "blocking": (
                 f"runs of {blocking.run} positions, "
-                f"reduction in {len(blocking.reduction)} block(s), positions read in place "
+                f"reduction in {len(blocking.reduction)} block(s)"
+                f"{', each over all panels' if blocking.is_block_by_block else ''}, "
+                f"positions read in place "
                 f"{inside if blocking.inside.last else 'none'} of {self.problem.length_out}"
             ),
             "threads": f"{workers}, dividing {'panels' if divide_panels else 'positions'}",
