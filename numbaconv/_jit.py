@@ -19,6 +19,9 @@ from ._cache import KernelCache
 
 logger = logging.getLogger(__name__)
 
+# A decorator: one thread at a time, and no fork meanwhile (`_threads`).
+locked = global_compiler_lock
+
 OPTIONS: dict[str, Any] = {"nogil": True, "boundscheck": False, "error_model": "numpy"}
 
 

@@ -22,8 +22,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from numba.core.compiler_lock import global_compiler_lock
-
 from . import _jit, reference
 from .plan import Plan
 from .problem import ConvProblem
@@ -53,7 +51,7 @@ class Choice:
 
 
 @functools.cache
-@global_compiler_lock
+@_jit.locked
 def cpu_kernels() -> tuple[Kernel, ...]:
     """The kernels of the CPU, in order of preference.
 
@@ -74,7 +72,7 @@ def cuda_kernels() -> tuple[Any, ...]:
 
 
 @functools.cache
-@global_compiler_lock
+@_jit.locked
 def cpu_target() -> Any:
     """The processor to block for; None where nothing will be compiled."""
     if _jit.is_disabled():
