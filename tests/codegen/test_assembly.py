@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from numbaconv.cpu.dense import cut_channels, unroll_of
+from numbaconv.cpu.dense import cut_channels
+from numbaconv.cpu.dense_tile import unroll_of
 from numbaconv.cpu.families import FAMILIES, standalone_module
 from numbaconv.cpu.microkernel import Tile
 from numbaconv.cpu.target import ISAS

@@ -8,8 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from numbaconv import reference
-from numbaconv.cpu.dense import DENSE, GROUPED, MOST_WRITTEN_OUT
+from numbaconv.cpu.dense import DENSE, GROUPED
 from numbaconv.cpu.family import blocking_for
+from numbaconv.cpu.short import MOST_WRITTEN_OUT
 from numbaconv.cpu.target import ISAS, host
 from numbaconv.problem import ConvProblem, Geometry
 from numbaconv.weights import Weights
