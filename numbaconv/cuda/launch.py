@@ -47,7 +47,11 @@ class Launch:
             if self._tensor_maps is not None
         ]
         self._function = function  # keeps it loaded
-        self._fixed = (function.handle, *shape.grid, tile.threads, 1, 1, shape.shared)
+        self._grid = shape.grid
+        # Objects of C are passed on as they are; plain integers would be converted in each call,
+        # which made the call to the driver 1.5 times as long.
+        numbers = (*shape.grid, tile.threads, 1, 1, shape.shared)
+        self._fixed = (function.handle, *map(ctypes.c_uint, numbers))
         self._launch_kernel = driver.launch_kernel
         # The driver copies the block during the call; until then it must not change.
         self._lock = threading.Lock()
@@ -67,4 +71,4 @@ class Launch:
                 place.value = found
             status: Any = self._launch_kernel(*self._fixed, stream, self._parameters, None)
         if status:
-            raise CudaError(f"cuLaunchKernel failed with {status} on grid {self._fixed[1:4]}")
+            raise CudaError(f"cuLaunchKernel failed with {status} on grid {self._grid}")

@@ -58,7 +58,8 @@ def test_parameters_are_those_of_the_kernel(family):
     launch(11, 22, 33, 44, 55)
     name, arguments = library.calls[-1]
     assert name == "cuLaunchKernel"
-    assert arguments[1:8] == (*shape.grid, tile.threads, 1, 1, shape.shared)
+    numbers = [argument.value for argument in arguments[1:8]]
+    assert numbers == [*shape.grid, tile.threads, 1, 1, shape.shared]
     assert arguments[8] == 55
     wide = len(ADDRESSES) + len(tile.LONG)
     kinds = [ctypes.c_int64] * wide + [ctypes.c_int32] * len(tile.SHORT)
@@ -161,22 +162,37 @@ def test_threads_do_not_mix_their_addresses():
     assert seen == {(n, -n) for n in range(1, 5)}
 
 
+def seconds_of(call, repeats=200):
+    begin = time.perf_counter()
+    for _ in range(repeats):
+        call()
+    return time.perf_counter() - begin
+
+
 @pytest.mark.parametrize("family", [FFMA, TMA], ids=lambda family: family.name)
-def test_a_launch_takes_at_most_five_microseconds_of_python(family):
-    """With a C function of the same signature in the driver's place, which returns at once."""
-    launch, *_ = make_launch(Library(), family)
+def test_a_launch_takes_little_beside_the_call_to_the_driver(family):
+    """With a C function of the same signature in the driver's place, which returns at once.
+
+    Where that call takes 2 µs from plain integers, a launch takes 2.3 to 2.5 µs; but a busy machine
+    doubles both, so one is held against the other, in turns. The bound stands for 3.5 µs.
+    """
+    launch, tile, shape = make_launch(Library(), family)
     launch(1, 2, 3, 4, 0)
     stub = ctypes.CDLL(None).getppid  # ignores what it is given
     stub.argtypes = [ctypes.c_void_p, *[ctypes.c_uint] * 7, *[ctypes.c_void_p] * 3]
     stub.restype = None  # and what it returns is no error
     launch._launch_kernel = stub
-    best = np.inf
-    for _ in range(30):
-        begin = time.perf_counter()
-        for _ in range(200):
-            launch(1, 2, 3, 4, 0)
-        best = min(best, (time.perf_counter() - begin) / 200)
-    assert best < 5e-6, f"{best * 1e6:.2f} us"
+    function, block = ctypes.c_void_p(1), (ctypes.c_void_p * 16)()
+    numbers = (*shape.grid, tile.threads, 1, 1, shape.shared)
+    turns = [
+        (
+            seconds_of(lambda: launch(1, 2, 3, 4, 0)),
+            seconds_of(lambda: stub(function, *numbers, 0, block, None)),
+        )
+        for _ in range(60)
+    ]
+    ours, bare = map(min, zip(*turns, strict=True))
+    assert ours < 1.75 * bare, f"{ours:.2e} s, the bare call {bare:.2e} s"
 
 
 # --- the cache of compiled kernels
