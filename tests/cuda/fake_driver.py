@@ -97,7 +97,8 @@ class FakeDriver:
         function.shared = max(function.shared, size)
 
     def launch_kernel(self, program, *arguments):
-        gx, gy, gz, threads, _, _, shared, stream, parameters, _ = arguments
+        *numbers, stream, parameters, _ = arguments
+        gx, gy, gz, threads, _, _, shared = (number.value for number in numbers)
         values = []
         for (kind, _), pointer in zip(program.parameters, parameters, strict=True):
             ctype = {"u64": ctypes.c_int64, "u32": ctypes.c_int32}[kind]
