@@ -24,11 +24,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numba
 import numpy as np
 from rich.progress import track
 
 from numbaconv import Conv1D
-from numbaconv.cpu.target import Target
+from numbaconv.cpu.target import ISAS, Target
 from numbaconv.cpu.transform import cost
 from numbaconv.cpu.transform.folding import Folding
 from numbaconv.cpu.transform.methods import METHODS
@@ -299,7 +300,7 @@ def is_checked(index: int, layer: Layer) -> bool:
 
 # --- checking
 def chosen_label(problem: ConvProblem, target: Target) -> str:
-    """What `auto` takes with the threads that this process has."""
+    """What `auto` takes."""
     for method in METHODS:
         if method.declines(problem, target) is None:
             return label(*cost.best(problem, target, method.candidates(problem)))
@@ -339,6 +340,7 @@ def main() -> None:
     parser.add_argument("--core", help="as its file is named; that of this machine")
     parser.add_argument("--seconds", type=float, default=math.inf, help="stop after")
     arguments = parser.parse_args()
+    numba.config.NUMBA_NUM_THREADS = 1  # layers are measured on one core, so estimates are of one
     core = arguments.core or cpu_target().core
     data = DATA / f"{core}.json"
     found = json.loads(data.read_text()) if data.exists() else {}
@@ -350,7 +352,8 @@ def main() -> None:
         data.write_text(f'{{"target": {shown},\n"layers": [\n{lines}\n]}}\n')
         return
     known = found["target"]
-    target = Target(**{k: tuple(v) if isinstance(v, list) else v for k, v in known.items()})
+    known = {k: tuple(v) if isinstance(v, list) else v for k, v in known.items()}
+    target = dataclasses.replace(ISAS[known["isa"]], **known)
     if arguments.step == "fit":
         fit(measured, target, core)
     else:

@@ -22,12 +22,6 @@ from .vector import i64
 # K10 s5 gains 1.45×, 1 → 32 K7 1.3×, 16 → 64 K1 1.25×, 12 → 64 K3 1.1×; 48 → 64 K1 loses 3 %.
 MOST_WRITTEN_OUT = 36
 
-# The most rows of tiles of 1, 2, … vectors whose sums and factors stay in registers: read off the
-# assembly (tests/codegen).
-SHORT_ROWS = {
-    "avx512": (10, 10, 7, 6), "avx2": (8, 6), "avx": (6, 4), "sse": (6, 4), "neon": (9, 9, 7, 5),
-}  # fmt: skip
-
 
 class ShortEmitter(DenseEmitter):
     """The sums of `DenseEmitter`, in the same order.
@@ -133,7 +127,7 @@ def written_out(panels: list[Panel], problem: ConvProblem, target: Target) -> li
 
 def short_panel(panel: Panel, vectors: int, problem: ConvProblem, target: Target) -> Panel:
     """`panel` by a tile of `short` with so many vectors."""
-    g, rows = problem.geometry, SHORT_ROWS.get(target.isa, target.tile_rows)
+    g, rows = problem.geometry, target.short_rows or target.tile_rows
     tile = dataclasses.replace(
         panel.tile, family=ShortEmitter.family, rows=rows[vectors - 1], vectors=vectors,
         variant=(g.kernel_size, g.group_in_channels),
@@ -150,7 +144,7 @@ def shifted_back(panels: list[Panel], problem: ConvProblem, target: Target) -> l
     """
     first, lanes = panels[0], panels[0].tile.lanes
     channels = panels[-1].first + panels[-1].channels - first.first
-    rows = SHORT_ROWS.get(target.isa, target.tile_rows)
+    rows = target.short_rows or target.tile_rows
 
     def time(vectors: int) -> float:
         """Of a position: of its slices' multiply-adds, or of their loads if those take longer."""

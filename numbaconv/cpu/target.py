@@ -36,6 +36,8 @@ class Target:
         MR of dense tiles of 1, 2, … vectors: the most rows whose loops keep every sum,
         column and address in a register. Read off the assembly (tests/codegen), since
         LLVM's scheduling takes one to four registers more than the tile.
+    short_rows : tuple of int
+        The same of tiles whose few products are all written out (`short`); empty for `tile_rows`.
     prefetch_bits : tuple of int
         Element widths whose dense tiles have a register left to prefetch with.
     l1, l2, last_cache : int
@@ -49,6 +51,7 @@ class Target:
     registers: int
     fma: bool
     tile_rows: tuple[int, ...] = (4,)
+    short_rows: tuple[int, ...] = ()
     prefetch_bits: tuple[int, ...] = ()
     l1: int = DEFAULT_CACHES[0]
     l2: int = DEFAULT_CACHES[1]
@@ -74,6 +77,7 @@ ISAS = {
             registers=32,
             fma=True,
             tile_rows=(10, 10, 8, 6),
+            short_rows=(10, 10, 7, 6),
             prefetch_bits=(32, 64),
         ),
         Target(
@@ -82,9 +86,17 @@ ISAS = {
             registers=16,
             fma=True,
             tile_rows=(9, 6),
+            short_rows=(8, 6),
             prefetch_bits=(32,),
         ),
-        Target("avx", vector_bytes=32, registers=16, fma=False, tile_rows=(9, 4)),
+        Target(
+            "avx",
+            vector_bytes=32,
+            registers=16,
+            fma=False,
+            tile_rows=(9, 4),
+            short_rows=(6, 4),
+        ),
         Target("sse", vector_bytes=16, registers=16, fma=False, tile_rows=(6, 4)),
         Target("neon", vector_bytes=16, registers=32, fma=True, tile_rows=(9, 9, 7, 5)),
     )

@@ -113,6 +113,7 @@ def assembly(isa: str, tile: Tile) -> str:
     return compiled(isa, standalone_module(tile, PROCESSORS[isa][0]))
 
 
+@functools.cache
 def reduction_loops(isa: str, tile: Tile) -> list[list[str]]:
     """The innermost loops in which chains grow."""
     loops = innermost_loops(assembly(isa, tile))

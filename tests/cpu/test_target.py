@@ -150,7 +150,13 @@ def test_a_core_is_taken_for_the_measured_one_that_is_most_like_it(
 
 def test_targets_are_values():
     same = Target(
-        "avx2", vector_bytes=32, registers=16, fma=True, tile_rows=(9, 6), prefetch_bits=(32,)
+        "avx2",
+        vector_bytes=32,
+        registers=16,
+        fma=True,
+        tile_rows=(9, 6),
+        short_rows=(8, 6),
+        prefetch_bits=(32,),
     )
     assert same == ISAS["avx2"]
     assert hash(same) == hash(ISAS["avx2"])

@@ -1,6 +1,7 @@
 """Kernels compiled once a session, and a fake driver that interprets them."""
 
 import functools
+import hashlib
 import os
 from importlib.util import find_spec
 
@@ -9,6 +10,7 @@ import pytest
 if find_spec("numba_cuda") is None:  # it is in the dependency group `cuda`, for Linux
     collect_ignore_glob = ["*.py"]
 else:
+    from numbaconv import _cache
     from numbaconv.cuda import compiler, driver, execute
     from numbaconv.cuda.compiler import Architecture, Image
     from tests.cuda.fake_driver import FakeDriver
@@ -16,9 +18,22 @@ else:
 
 @functools.cache
 def ptx_of(tile):
-    """(entry, PTX) of a tile for the oldest architecture that has it, compiled once."""
+    """(entry, PTX) of a tile for the oldest architecture that has it.
+
+    Kept where kernels are, so that processes of a session share what takes them half their time.
+    """
     oldest = Architecture(9, 0, "a") if tile.HOPPER_ONLY else Architecture(8, 0)
-    return compiler.ptx(tile, oldest)
+    folder = _cache.folder()
+    if folder is None:
+        return compiler.ptx(tile, oldest)
+    key = f"ptx {tile!r} {oldest.name} {compiler._toolkit()}".encode()
+    path = folder / f"ptx-{hashlib.sha256(key).hexdigest()[:20]}.bin"
+    kept = _cache.read(path, key)
+    if kept is None:
+        kept = "\0".join(compiler.ptx(tile, oldest)).encode()
+        _cache.write(path, key, kept)
+    entry, text = kept.decode().split("\0")
+    return entry, text
 
 
 def interpreted(tile, architecture):

@@ -6,7 +6,6 @@ architecture, is checked for a part (`test_linked_code`).
 """
 
 import functools
-import os
 import re
 import subprocess
 from importlib.util import find_spec
@@ -111,9 +110,8 @@ def test_machine_code(tile, architecture, folder):
     if "4 bytes" in tile.name and architecture != "sm_90a":
         return  # instructions are those of the tile with wider copies
     done = subprocess.run(
-        [tool("cuobjdump"), "-sass", cubin], capture_output=True, text=True,
-        env={**os.environ, "NVDISASM_PATH": str(Path(tool("nvdisasm")).parent)},
-    )  # fmt: skip
+        [tool("nvdisasm"), "-c", "--no-dataflow", cubin], capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr
     assert not re.search(r"\b(LDL|STL)\b", done.stdout)
     for instruction in expected_of(tile):

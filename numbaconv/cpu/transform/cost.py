@@ -13,7 +13,7 @@ import itertools
 import json
 import math
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from ... import _threads
@@ -37,10 +37,10 @@ Counts = dict[str, float]
 WORTHWHILE = {"sapphirerapids": 0.9, "znver4": 0.9, "znver3": 0.85}
 
 # Of candidates within so much of the cheapest the one with the smallest spectrum is taken: choice
-# over best at the 95th percentile of what was measured is 1.11 so, 1.14 without (Zen 4), and 1.16
-# and 1.18 (Sapphire Rapids). Memory is saved, and more stays in the caches between calls: FIR K1023
-# takes 0.68 of the time on two rested cores, with 256 KiB rather than 383.
-NEARLY_BEST = 1.06
+# over best at the 95th percentile of what was measured is 1.13 so, 1.15 without (Sapphire Rapids).
+# Memory is saved, and more stays in the caches between calls: FIR K1023 takes 0.68 of the time on
+# two rested cores, with 256 KiB rather than 383.
+NEARLY_BEST = 1.05
 
 # Below so many operations a call is over before a transform has saved anything.
 LEAST_FLOPS = 400_000
@@ -59,7 +59,13 @@ SLOT = {"znver4": 0.27, "sapphirerapids": 0.18, "znver3": 0.17}
 # Share of L2 that the spectra of all groups may have so that the next call finds them there.
 KEPT = 0.5
 
-# How many times L2 planes, spectra, or x and y are from which they cost more than others beyond L2.
+# Sizes of spectra, as powers of two times L2, for which a byte has a price of its own; between two
+# of them it pays a part of each. On Sapphire Rapids the prices are 1, 4, 6, 9, 13, 21, 32, 28: what
+# a filter shares its caches with grows with it. With three prices (near, beyond L2, far) choice
+# over best was 1.11 rather than 1.09 at the 95th percentile on Zen 4, 1.15 rather than 1.12 there.
+LEAST_SPECTRUM, MOST_SPECTRUM = -2, 5
+
+# How many times L2 planes, or x and y are from which they cost more than others beyond L2.
 FAR_SIZE = 4
 
 # The same of x and y together.
@@ -124,12 +130,10 @@ def transform_counts(blocking: TransformBlocking) -> Counts:
     # In a program other layers have been in the caches since the last call.
     is_kept = groups * spectrum <= KEPT * target.l2
     bytes_read = groups * spectrum * (1 if is_kept else blocks)
-    if is_kept:
-        counts["spectrum_bytes"] = bytes_read
-    else:
+    for size, share in shares(groups * spectrum / target.l2):
+        counts[f"spectrum_bytes {size}"] = share * bytes_read
+    if not is_kept:
         counts["stall"] = stall(bytes_read / SPECTRUM_RATE, HIDING * counts["gemm_slots"], target)
-        is_far = groups * spectrum > FAR_SIZE * target.l2
-        counts["far_spectrum_bytes" if is_far else "near_spectrum_bytes"] = bytes_read
     planes = scheme.input_planes * blocking.v_row + scheme.output_planes * blocking.m_row
     plane_bytes = tiles * planes * itemsize
     if blocking.plane_bytes + spectrum > target.l2:
@@ -169,6 +173,19 @@ def transform_counts(blocking: TransformBlocking) -> Counts:
         name = "y_transposed" if folding.residues == 1 else "y_scattered"
         counts[name] = math.prod(problem.out_shape)
     return counts
+
+
+def shares(size: float) -> Iterator[tuple[int, float]]:
+    """The powers of two nearest to a spectrum's size, and how much it belongs to each.
+
+    >>> list(shares(8)), list(shares(100))
+    ([(3, 1.0)], [(5, 1.0)])
+    """
+    power = min(max(math.log2(size), LEAST_SPECTRUM), MOST_SPECTRUM)
+    below = math.floor(power)
+    yield below, below + 1 - power
+    if power > below:
+        yield below + 1, power - below
 
 
 def stall(reading: float, slots: float, target: Target) -> float:
