@@ -103,8 +103,7 @@ class DenseEmitter(Emitter):
             self.prefetch_rows(following, self.y_row, rows, self.tile.vectors)
         sums = self.emit_start(rows, targets)
         sums = self.emit_reduction(rows, x, sums)
-        for value, place in zip(sums, targets, strict=True):
-            self.store(value, *place)
+        self.store(sums, targets)
 
     def emit_start(self, rows: int, targets: list[tuple[Any, Any]]) -> list[Any]:
         """The first value of each chain: the bias, or the partial sum in y."""

@@ -78,8 +78,7 @@ class FirEmitter(Emitter):
             return self.in_blocks(count, most, sums, block)
 
         sums = v.loop(i64(0), residues, 1, [self.bias_vector] * vectors, residue)
-        for m, value in enumerate(sums):
-            self.store(value, v.at(y, m * lanes), mask)
+        self.store(sums, ((v.at(y, m * lanes), mask) for m in range(vectors)))
 
     def slide(self, taps: int, x: Any, tap: Any, sums: list[Any], mask: Any) -> list[Any]:
         """Vector i of x serves tap j of output vector i - j."""

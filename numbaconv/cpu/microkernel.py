@@ -19,13 +19,13 @@ from __future__ import annotations
 
 import functools
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from llvmlite import ir
 
-from .vector import LINE, VectorBuilder, i64
+from .vector import LINE, Mask, VectorBuilder, i64
 
 
 @dataclass(frozen=True)
@@ -223,8 +223,13 @@ class Emitter(ABC):
     def load(self, place: Any, mask: Any = None) -> Any:
         return self.v.load(place) if mask is None else self.v.masked_load(place, mask)
 
-    def store(self, value: Any, place: Any, mask: Any = None) -> None:
-        if mask is None:
-            self.v.store(value, place, self.tile.streams)
-        else:
-            self.v.masked_store(value, place, mask)
+    def store(self, values: Iterable[Any], places: Iterable[tuple[Any, Mask | None]]) -> None:
+        """Store vectors to addresses, whole ones first; masks are of the same lanes."""
+        stores = list(zip(values, places, strict=True))
+        for value, (place, mask) in stores:
+            if mask is None:
+                self.v.store(value, place, self.tile.streams)
+        masks = [mask for _, (_, mask) in stores if mask is not None]
+        if masks:
+            partial = [(value, place) for value, (place, mask) in stores if mask is not None]
+            self.v.masked_store(partial, masks[0])

@@ -102,13 +102,17 @@ class PanelCall:
 
 
 def streams(blocking: Blocking, y_strides: tuple[int, ...]) -> bool:
-    """Whether y is written past the caches: large, no partial sums, panels of whole vectors."""
+    """Whether y is written past the caches: large, no partial sums, panels of whole vectors.
+
+    The last one may be partial if its tile is masked, and is not shifted back then.
+    """
     problem, target = blocking.problem, blocking.target
-    starts = (panel.first * problem.dtype.itemsize for panel in blocking.panels)
+    edges = [panel.first for panel in blocking.panels]
+    edges += [panel.first + panel.channels for panel in blocking.panels if not panel.tile.masked]
     return (
         len(blocking.reduction) == 1
         and blocking.family.stores_lines(target)
-        and not any(start % target.vector_bytes for start in starts)
+        and not any(edge * problem.dtype.itemsize % target.vector_bytes for edge in edges)
         and may_stream(
             problem, y_strides, target, is_memory_bound=problem.geometry.reduction < MANY_PRODUCTS
         )

@@ -157,10 +157,9 @@ class PlanarEmitter(Emitter):
             return v.unrolled_loop(count, UNROLL if is_full else 1, carried, steps)
 
         _, *sums = self.in_order(x, [w, *sums], run)
-        for c, row in enumerate(self.row_pointers(y, self.y_channel, self.outputs)):
-            for k in range(vectors):
-                mask = None if rest is None else v.first_lanes(rest)
-                self.store(sums[c * vectors + k], v.at(row, k * v.lanes), mask)
+        mask = None if rest is None else v.first_lanes(rest)
+        rows = self.row_pointers(y, self.y_channel, self.outputs)
+        self.store(sums, ((v.at(row, k * v.lanes), mask) for row in rows for k in range(vectors)))
 
     def in_order(
         self, x: Any, carried: list[Any], run: Callable[[Any, Any, Any, list[Any]], list[Any]]

@@ -77,8 +77,7 @@ class ShortEmitter(DenseEmitter):
             following = v.at(y, v.ir.mul(self.y_row, i64(rows)))
             self.prefetch_rows(following, self.y_row, rows, self.tile.vectors)
         bias = [v.load_aligned(v.at(self.bias, j * v.lanes)) for j in range(self.tile.vectors)]
-        for value, place in zip(self.emit_products(x, bias * rows), targets, strict=True):
-            self.store(value, *place)
+        self.store(self.emit_products(x, bias * rows), targets)
 
     def emit_products(self, x: Any, sums: list[Any]) -> list[Any]:
         """Every product of a full tile; step by step, or LLVM loads so far ahead that it spills."""

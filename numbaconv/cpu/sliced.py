@@ -163,6 +163,9 @@ class SlicedEmitter(Emitter):
         self.together = min(LINE * 8 // (self.v.lanes * self.v.bits), MOST_TOGETHER)
         self.together = self.together if self.tile.streams else 1
         self.full_rows = self.tile.rows // self.together
+        # The last slice ends where the channels do, and computes some groups again; with masks in
+        # registers of their own, or alone, it is partial.
+        self.is_shifted = not (self.tile.masked or self.v.is_avx512)
         self.pitch = max(pitch, 1)
         self.spacing = i64(1)  # of the positions of a tile
         if pitch == 1:  # dilation/stride; a window of few positions may have any ratio above them
@@ -208,10 +211,16 @@ class SlicedEmitter(Emitter):
         """(x, w, bias, y) of slice `s`."""
         v, b = self.v, self.v.ir
         weights = b.mul(b.mul(self.taps, self.depth), i64(v.lanes))
+        x_place, y_place = b.mul(s, self.x_slice), b.mul(s, i64(self.groups * self.outputs))
+        if self.is_shifted:
+            before = b.sub(i64(self.groups), b.sdiv(self.last_lanes, i64(self.outputs)))
+            is_last = b.icmp_signed("==", s, b.sub(self.slices, i64(1)))
+            before = b.select(is_last, before, i64(0))
+            x_place = b.sub(x_place, b.mul(before, b.sdiv(self.x_slice, i64(self.groups))))
+            y_place = b.sub(y_place, b.mul(before, i64(self.outputs)))
         return (
-            v.at(x, b.mul(s, self.x_slice)), v.at(self.w, b.mul(s, weights)),
-            v.at(self.bias, b.mul(s, i64(v.lanes))),
-            v.at(y, b.mul(s, i64(self.groups * self.outputs))),
+            v.at(x, x_place), v.at(self.w, b.mul(s, weights)),
+            v.at(self.bias, b.mul(s, i64(v.lanes))), v.at(y, y_place),
         )  # fmt: skip
 
     def emit_vectors(
@@ -224,9 +233,8 @@ class SlicedEmitter(Emitter):
         for x, w, bias, y in slices:
             sums = self.emit_channels(x, w, [self.v.load_aligned(bias)] * rows, part)
             stored.append(zip(sums, self.row_pointers(y, self.y_step, rows), strict=True))
-        for row in zip(*stored, strict=True):
-            for value, place in row:
-                self.store(value, place, mask)
+        in_rows = [pair for row in zip(*stored, strict=True) for pair in row]
+        self.store((value for value, _ in in_rows), ((place, mask) for _, place in in_rows))
 
     def prefetch_next_tile(self, x: Any, y: Any) -> None:
         """Ask for what a slice of the next full tile needs, if that pays."""
@@ -329,9 +337,10 @@ class Sliced(Family):
         widest = slice_out * PANEL_SLICES
         for first in range(0, g.out_channels, widest):
             channels = min(widest, g.out_channels - first)
+            is_masked = channels < slice_out or target.isa == "avx512"
             tile = Tile(
                 self.emitter.family, problem.dtype.itemsize * 8, lanes, rows, vectors=1,
-                masked=channels % slice_out > 0, fma=target.fma,
+                masked=is_masked and channels % slice_out > 0, fma=target.fma,
                 variant=(
                     block, self.compiled_depth(g), outputs, groups, tap_pitch(g),
                     *self.further_variant(problem, target),
@@ -353,13 +362,16 @@ class Sliced(Family):
         taps, depth, _ = weights.filter.shape
         tile = panels[0].tile
         lanes, slice_out = tile.lanes, tile.variant[2] * tile.variant[3]
+        channels = weights.filter.shape[2]
         packed = PackedWeights.empty(panels[-1].last_column * taps * depth, panels, weights)
         packed.filter[:], packed.bias[:] = 0, 0
         blocks, biases = (
             packed.filter.reshape(-1, depth, taps, lanes),
             packed.bias.reshape(-1, lanes),
         )
-        for s, first in enumerate(range(0, weights.filter.shape[2], slice_out)):
+        for s, first in enumerate(range(0, channels, slice_out)):
+            if not panels[-1].tile.masked:  # the last slice is whole, or shifted back
+                first = min(first, channels - slice_out)
             part = weights.filter[:, :, first : first + slice_out].swapaxes(0, 1)
             blocks[s, :, :, : part.shape[2]] = part
             if weights.bias is not None:

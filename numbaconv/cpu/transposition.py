@@ -8,7 +8,6 @@ from __future__ import annotations
 import functools
 
 import numpy as np
-from llvmlite import ir
 from numba.core import types
 from numba.core.errors import RequireLiteralValue
 from numba.extending import intrinsic
@@ -89,16 +88,20 @@ def transpose_edge(typingctx, target, target_row, source, source_row, rows, colu
         to, to_row, from_, from_row, rows, columns = values
         v = VectorBuilder(builder, bits, lanes, fma=False)
         is_row, is_column = v.first_lanes(rows), v.first_lanes(columns)
-        last = builder.sub(rows, i64(1))
-        vectors = []
-        for r in range(lanes):  # rows beyond the last are read from the last, and not stored
-            row = builder.select(builder.icmp_signed("<", last, i64(r)), last, i64(r))
-            place = v.at(from_, builder.mul(from_row, row))
-            vectors.append(v.masked_load(place, is_column))
-        none = ir.Constant(v.mask_type, [0] * lanes)
-        for c, column in enumerate(emit_transpose(v, vectors)):
-            mask = builder.select(builder.icmp_signed("<", i64(c), columns), is_row, none)
-            v.masked_store(column, v.at(to, builder.mul(to_row, i64(c))), mask)
+
+        def places(first, row, count):
+            """Addresses of VL rows; those beyond the last are the last one again."""
+            last = builder.sub(count, i64(1))
+            numbers = [
+                builder.select(builder.icmp_signed("<", last, i64(r)), last, i64(r))
+                for r in range(lanes)
+            ]
+            return [v.at(first, builder.mul(row, number)) for number in numbers]
+
+        vectors = [v.masked_load(place, is_column) for place in places(from_, from_row, rows)]
+        stores = zip(emit_transpose(v, vectors), places(to, to_row, columns), strict=True)
+        # In reverse, so that the last column is stored after those beyond it.
+        v.masked_store(list(stores)[::-1], is_row)
         return context.get_dummy_value()
 
     integers = [types.int64] * 2

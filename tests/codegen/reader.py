@@ -280,9 +280,9 @@ def touches_vectors(line: str) -> bool:
 
 # Bytes that one instruction writes to memory, by its name and the register in it.
 X86_STORES = {
-    r"v?(movu?a?|maskmov)p[sd]\s.*%zmm\d+, [^%]*\(": 64,
-    r"v?(movu?a?|maskmov)p[sd]\s.*%ymm\d+, [^%]*\(": 32,
-    r"v?(movu?a?|maskmov)p[sd]\s.*%xmm\d+, [^%]*\(|vextractf128\s.*, [^%]*\(": 16,
+    r"v?(movu?a?p[sd]|movdq[ua]|maskmovp[sd])\s.*%zmm\d+, [^%]*\(": 64,
+    r"v?(movu?a?p[sd]|movdq[ua]|maskmovp[sd])\s.*%ymm\d+, [^%]*\(": 32,
+    r"v?(movu?a?p[sd]|movdq[ua]|maskmovp[sd])\s.*%xmm\d+, [^%]*\(|vextractf128\s.*, [^%]*\(": 16,
     r"v?mov(sd|[hl]p[sd])\s+%xmm\d+, [^%]*\(": 8,
     r"v?(movss\s+|extractps\s.*)%xmm\d+, [^%]*\(": 4,
 }

@@ -178,14 +178,18 @@ def executed(isa: str, transform: Transform, pattern: str) -> int:
 def copies(isa: str, transform: Transform) -> Fraction:
     """How often the code transforms a vector of channels.
 
-    LLVM unrolls short loops and peels the last, partial vector off: told from the stores.
+    LLVM unrolls short loops and peels the last, partial vector off: told from the stores. Without
+    masks in registers of their own a row of fewer lanes is stored by parts: the way that stores a
+    vector, half of one, … and a lane has almost two vectors.
     """
     if not is_straight(transform):
         return Fraction(1)  # too long for either, and half of its stores go to scratch
-    scheme = transform.scheme
-    rows = scheme.outputs(1) if transform.direction == "inverse" else scheme.input_planes
+    scheme, is_inverse = transform.scheme, transform.direction == "inverse"
+    rows = scheme.outputs(1) if is_inverse else scheme.input_planes
     stored = most_on_a_path(assembly(isa, transform), lambda line: bytes_stored(isa, line))
-    return Fraction(stored, rows * ISAS[isa].vector_bytes)
+    is_in_parts = is_inverse and transform.masked and isa != "avx512"
+    vectors = 2 - Fraction(1, transform.lanes) if is_in_parts else 1
+    return Fraction(stored, ISAS[isa].vector_bytes) / (rows * vectors)
 
 
 # --- what the kernels promise

@@ -1,7 +1,5 @@
 """Outputs beyond the caches are written past them: the same bits, wherever y lies."""
 
-import contextlib
-
 import numpy as np
 import pytest
 
@@ -17,6 +15,8 @@ CASES = {
     "dense": Case(3, 5, 64, 77, padding=1, has_bias=True),
     "two panels": Case(1, 20, 96, 40, batch=2),
     "masked": Case(3, 5, 70, 41),
+    "written out": Case(9, 1, 100, 60),
+    "depthwise, partial": Case(4, 44, 44, 61, num_groups=44, padding=(3, 0)),
     "float64": Case(5, 8, 48, 50, padding=4, dtype="float64"),
     "depthwise": Case(4, 48, 48, 61, num_groups=48, padding=(3, 0), has_bias=True),
     "depthwise, packed": Case(31, 96, 96, 90, num_groups=96, padding="same"),
@@ -34,7 +34,10 @@ CASES = {
 
 @pytest.fixture
 def streaming(monkeypatch):
+    """Small calls do not ask whether to; those that may take threads do."""
     monkeypatch.setattr(streaming_rules, "STREAMED_FROM", -(1 << 62))
+    with always_parallel():
+        yield
 
 
 def placed(shape, dtype, off):
@@ -45,25 +48,15 @@ def placed(shape, dtype, off):
     return memory.reshape(shape)
 
 
+@pytest.mark.parametrize("threads", [1, None])
 @pytest.mark.parametrize("off", [0, 1, 8])
 @pytest.mark.parametrize("name", CASES)
-def test_exact_wherever_y_lies(name, off, streaming):
+def test_exact_wherever_y_lies(name, off, threads, streaming):
     case = CASES[name]
     arrays = case.arrays()
     expected = expected_of(case, *arrays)
     y = placed(expected.shape, case.dtype, off)
-    make_layer(case, *arrays[1:])(arrays[0], out=y)
-    np.testing.assert_array_equal(y, expected)
-
-
-@pytest.mark.parametrize("name", CASES)
-def test_exact_in_two_threads(name, streaming):
-    case = CASES[name]
-    arrays = case.arrays()
-    expected = expected_of(case, *arrays)
-    y = placed(expected.shape, case.dtype, 0)
-    with always_parallel():
-        make_layer(case, *arrays[1:])(arrays[0], out=y)
+    make_layer(case, *arrays[1:])(arrays[0], out=y, threads=threads)
     np.testing.assert_array_equal(y, expected)
 
 
@@ -79,14 +72,17 @@ def test_nothing_beyond_y_is_written(name, side, streaming):
     np.testing.assert_array_equal(y, expected)
 
 
-def test_rows_of_a_wider_array_stream_too(streaming):
-    case = CASES["dense"]
+@pytest.mark.parametrize("name", CASES)
+def test_exact_in_wider_rows_that_begin_on_lines(name, streaming):
+    """Whole vectors of the row may be streamed, whatever its partial one does."""
+    case = CASES[name]
     arrays = case.arrays()
     expected = expected_of(case, *arrays)
-    wide = placed((*expected.shape[:2], 96), case.dtype, 0)
-    make_layer(case, *arrays[1:])(arrays[0], out=wide[:, :, 16:80])
-    np.testing.assert_array_equal(wide[:, :, 16:80], expected)
-    assert np.isnan(wide[:, :, :16]).all() and np.isnan(wide[:, :, 80:]).all()
+    *outer, row = expected.shape
+    wide = placed((*outer, -(-row // 16) * 16 + 32), case.dtype, 0)
+    make_layer(case, *arrays[1:])(arrays[0], out=wide[..., 16 : 16 + row])
+    np.testing.assert_array_equal(wide[..., 16 : 16 + row], expected)
+    assert np.isnan(wide[..., :16]).all() and np.isnan(wide[..., 16 + row :]).all()
 
 
 TRANSFORMED = {
@@ -101,18 +97,17 @@ TRANSFORMED = {
 }
 
 
-@pytest.mark.parametrize("is_parallel", [False, True])
+@pytest.mark.parametrize("threads", [1, None])
 @pytest.mark.parametrize("name", TRANSFORMED)
-def test_transforms_give_the_bits_of_the_usual_stores(name, is_parallel, streaming):
+def test_transforms_give_the_bits_of_the_usual_stores(name, threads, streaming):
     algorithm, case = TRANSFORMED[name]
     arrays = case.arrays(lambda rng, shape: rng.standard_normal(shape))
     layer = make_layer(case, *arrays[1:], algorithm)
     assert layer.explain(arrays[0]).kernel == algorithm
     shape = expected_of(case, *arrays).shape
     usual, streamed = (placed(shape, case.dtype, off) for off in (1, 0))
-    with always_parallel() if is_parallel else contextlib.nullcontext():
-        layer(arrays[0], out=usual)
-        layer(arrays[0], out=streamed)
+    layer(arrays[0], out=usual, threads=threads)
+    layer(arrays[0], out=streamed, threads=threads)
     assert not np.isnan(usual).any()
     np.testing.assert_array_equal(streamed, usual)
 

@@ -147,7 +147,9 @@ def test_last_lanes_count_what_a_masked_vector_holds(b):
         if p.tile.family in ("depthwise", "groups", "sliding"):
             slice_out = p.tile.variant[2] * p.tile.variant[3]
             assert p.channels == (p.slices - 1) * slice_out + p.last_lanes
-            assert p.tile.masked == (p.last_lanes < slice_out)
+            is_alone = p.channels < slice_out  # or shifted back without masks in registers
+            is_masked = p.last_lanes < slice_out and (is_alone or b.target.isa == "avx512")
+            assert p.tile.masked == is_masked
 
 
 @given(problems(geometries(1)), targets)

@@ -54,16 +54,25 @@ def unpack_narrow(packed, panels, shape):
 
 def unpack_sliced(packed, panels, shape):
     """Read back (slice, input channel, tap, lane)."""
-    taps, depth, outputs = shape
-    tile = panels[0].tile
-    slice_out = tile.variant[2] * tile.variant[3]
-    blocks = packed.reshape(-1, depth, taps, tile.lanes).swapaxes(1, 2)
+    taps, depth, _ = shape
+    blocks = packed.reshape(-1, depth, taps, panels[0].tile.lanes).swapaxes(1, 2)
     filter_, rest = np.full(shape, np.nan, packed.dtype), []
-    for s, block in enumerate(blocks):
-        count = min(slice_out, outputs - s * slice_out)
-        filter_[:, :, s * slice_out : s * slice_out + count] = block[:, :, :count]
+    for block, (first, count, known) in zip(blocks, slices_of(panels), strict=True):
+        target = filter_[:, :, first : first + count]
+        rest.append((block[:, :, :known] - target[:, :, :known]).ravel())
+        target[...] = block[:, :, :count]
         rest.append(block[:, :, count:].ravel())
     return filter_, np.concatenate(rest)
+
+
+def slices_of(panels):
+    """(first channel, channels, how many of those the slice before it has too) of each."""
+    for panel in panels:
+        size = panel.tile.variant[2] * panel.tile.variant[3]
+        for s in range(panel.slices):
+            first, count = s * size, min(size, panel.channels - s * size)
+            known = 0 if panel.tile.masked else size - count
+            yield panel.first + first - known, count + known, known
 
 
 def unpack_taps(packed, panels, shape):
@@ -111,9 +120,9 @@ UNPACK = {
 def columns_in_use(panel):
     """(column, channel of the panel) of packed columns."""
     if UNPACK[panel.tile.family] is unpack_sliced:
-        slice_out = panel.tile.variant[2] * panel.tile.variant[3]
-        for j in range(panel.channels):
-            yield panel.column + j // slice_out * panel.tile.width + j % slice_out, j
+        for s, (first, count, _) in enumerate(slices_of([panel])):
+            for j in range(count):
+                yield panel.column + s * panel.tile.width + j, first - panel.first + j
         return
     for s in range(panel.slices):
         first = s * panel.width - shift_of(panel, s)

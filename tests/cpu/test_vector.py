@@ -71,7 +71,7 @@ def test_masked_store_writes_its_lanes_only(bits, lanes):
     for count in range(lanes + 1):
         x, y = numbers(lanes, bits), np.full(lanes, -1, dtype_of(bits))
         run(
-            lambda v, x, y, n=count: v.masked_store(v.load(x), y, v.first_lanes(i64(n))),
+            lambda v, x, y, n=count: v.masked_store([(v.load(x), y)], v.first_lanes(i64(n))),
             bits, lanes, x, y,
         )  # fmt: skip
         assert y.tolist() == [*range(1, count + 1), *[-1] * (lanes - count)]

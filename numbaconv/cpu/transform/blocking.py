@@ -192,7 +192,10 @@ def transform_blocking(
         cut_channels, gemm, target, first=0, channels=columns, x_offset=0, column=0, x_is_near=True
     )
     panels = cut()
-    v_row, m_row = round_up(folding.depth, 64 // itemsize), panels[-1].last_column
+    width, m_row = folding.depth // folding.phases, panels[-1].last_column
+    # Without masks in registers of their own whole vectors are stored to planes (`kernels`).
+    beyond = 0 if target.isa == "avx512" else max(0, lanes - width)
+    v_row = round_up(folding.depth + beyond, 64 // itemsize)
     if scheme.stacked > 1:  # planes without gaps between them: their distance is odd if tiles are
         v_row = odd_lines(v_row, itemsize)
     tile_bytes = (scheme.input_planes * v_row + scheme.output_planes * m_row) * itemsize

@@ -4,10 +4,12 @@
     filter    rows of taps   → planes       the same, of a filter
     inverse   planes         → rows of y    y[j*y_row + c] = bias[c] + Σ_p I[j, p] x[p*x_row + c]
 
-Vectors lie over the channels c; a kernel loops over `vectors` of them. The last one of a
-`masked` kernel is partial on the side of the rows; planes are padded. A forward transform
-prefetches `outputs` rows behind its own. The inverse writes `outputs` rows, and sets bits of
-`flag` (an address of an int64) if a value before the bias is NaN or infinite.
+Vectors lie over the channels c; a kernel loops over `vectors` of them, of which the last one has
+`last_lanes` channels of its own. It is partial on the side of the rows if the kernel is `masked`,
+and the only one without AVX-512; else it begins earlier, and computes what the one before it did
+once more, with the same bits. Planes are padded. A forward transform prefetches `outputs` rows
+behind its own. The inverse writes `outputs` rows, and sets bits of `flag` (an address of an int64)
+if a value before the bias is NaN or infinite.
 """
 
 from __future__ import annotations
@@ -46,7 +48,7 @@ class Transform:
     bits, lanes : int
         Element width, and elements of a vector (VL).
     masked : bool
-        Whether the last vector of channels is partial.
+        Whether the last vector of channels may be partial.
     fma : bool
         Whether the processor fuses multiply-adds.
     streams : bool
@@ -100,14 +102,8 @@ class TransformEmitter:
             b.store(v.zero(), self.check)
 
         def channels(i: Any, carried: list[Any]) -> list[Any]:
-            first = b.mul(i, i64(v.lanes))
-            self.column_x, self.column_y = v.at(self.x, first), v.at(self.y, first)
-            self.mask = None
-            if self.transform.masked:
-                is_last = b.icmp_signed("==", b.add(i, i64(1)), self.vectors)
-                self.mask = v.first_lanes(b.select(is_last, self.last_lanes, i64(v.lanes)))
+            self.begin_column(i)
             if is_inverse:
-                self.column_bias = v.load(v.at(self.bias, first))
                 if not self.transform.streams:
                     self.prefetch_outputs()
             elif self.transform.direction == "forward":
@@ -115,9 +111,29 @@ class TransformEmitter:
             self.emit_column()
             return carried
 
-        v.loop(i64(0), self.vectors, 1, [], channels)
+        v.loop(i64(0), i64(1) if self.is_alone else self.vectors, 1, [], channels)
         if is_inverse:
             self.emit_flag()
+
+    @property
+    def is_alone(self) -> bool:
+        """Whether a partial vector is the only one."""
+        return self.transform.masked and not self.v.is_avx512
+
+    def begin_column(self, i: Any) -> None:
+        """Go to vector `i` of the channels."""
+        v, b = self.v, self.v.ir
+        first, lanes, self.mask = b.mul(i, i64(v.lanes)), self.last_lanes, None
+        if not self.is_alone:
+            is_last = b.icmp_signed("==", b.add(i, i64(1)), self.vectors)
+            lanes = b.select(is_last, lanes, i64(v.lanes))
+        if self.transform.masked:
+            self.mask = v.first_lanes(lanes)
+        elif not v.is_avx512:  # whose kernels of partial vectors are masked
+            first = b.sub(first, b.sub(i64(v.lanes), lanes))
+        self.column_x, self.column_y = v.at(self.x, first), v.at(self.y, first)
+        if self.transform.direction == "inverse":
+            self.column_bias = v.load(v.at(self.bias, first))
 
     def emit_flag(self) -> None:
         v, b = self.v, self.v.ir
@@ -163,10 +179,11 @@ class TransformEmitter:
 
     def store_plane(self, i: Any, value: Any) -> None:
         place = self.v.at(self.column_y, self.v.ir.mul(self.y_row, self.index(i)))
-        if self.mask is None:
+        if self.mask is None or not self.v.is_avx512:
+            # Lanes beyond are those of the next phase, not yet written, or fill the row of planes.
             self.v.store(value, place)
-        else:  # the planes of another phase may begin at the next lane
-            self.v.masked_store(value, place, self.mask)
+        else:
+            self.v.masked_store([(value, place)], self.mask)
 
     def store_row(self, i: Any, value: Any) -> None:
         """Row i of y, if there are so many: others go to a place that nobody reads."""
@@ -181,10 +198,12 @@ class TransformEmitter:
         v, b = self.v, self.v.ir
         b.store(v.fma(value, v.zero(), b.load(self.check)), self.check)
         value = b.fadd(value, self.column_bias)
+        if self.is_alone:  # or LLVM computes single lanes anew where they are stored
+            (value,) = v.pinned([value])
         if self.mask is None:
             v.store(value, place, self.transform.streams)
         else:
-            v.masked_store(value, place, self.mask)
+            v.masked_store([(value, place)], self.mask)
 
     # --- families
     def emit_column(self) -> None:
@@ -297,6 +316,6 @@ TransformFunction = ctypes.CFUNCTYPE(
 def transform_rows(transform: Transform, rows: np.ndarray, planes: np.ndarray) -> None:
     """Transform the rows of one array into the rows of another, both of whole vectors."""
     x, y = address_of(rows), address_of(planes)
-    columns = rows.shape[1]
+    columns, lanes = rows.shape[1], transform.lanes
     call = TransformFunction(transform_address(transform))
-    call(None, x, y, x, columns, columns, columns // transform.lanes, 0, 0, 0)
+    call(None, x, y, x, columns, columns, columns // lanes, lanes, 0, 0)

@@ -4,12 +4,14 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
+from numbaconv.cpu.target import ISAS
 from numbaconv.cpu.transform import blocking
 from numbaconv.cpu.transform.folding import fold
 from numbaconv.cpu.transform.scheme import RealFFT, Winograd
 from numbaconv.dispatch import cpu_target
 from numbaconv.problem import ConvProblem, Geometry
 
+FLOAT = np.dtype(np.float32)
 SCHEMES = [Winograd(6, 3), Winograd(2, 3), RealFFT(16, True), RealFFT(128, False)]
 
 
@@ -22,12 +24,10 @@ def blockings(draw):
         3, inputs, outputs, draw(st.sampled_from([1, 2])), "same",
         draw(st.sampled_from([1, 5])), groups,
     )  # fmt: skip
-    problem = ConvProblem(
-        geometry, draw(st.integers(1, 9)), draw(st.integers(1, 60_000)), np.dtype(np.float32)
-    )
+    problem = ConvProblem(geometry, draw(st.integers(1, 9)), draw(st.integers(1, 60_000)), FLOAT)
     threads, scheme = draw(st.integers(1, 9)), draw(st.sampled_from(SCHEMES))
-    folding = fold(geometry)
-    return blocking.transform_blocking(problem, cpu_target(), scheme, folding, threads), threads
+    folding, target = fold(geometry), draw(st.sampled_from([cpu_target(), *ISAS.values()]))
+    return blocking.transform_blocking(problem, target, scheme, folding, threads), threads
 
 
 @given(blockings())
@@ -51,6 +51,9 @@ def test_planes_have_room(given_blocking):
     room = sizes.block_tiles * sizes.problem.dtype.itemsize
     assert sizes.v_plane * sizes.problem.dtype.itemsize >= sizes.v_row * room
     assert sizes.m_plane * sizes.problem.dtype.itemsize >= sizes.m_row * room
+    width = sizes.folding.depth // sizes.folding.phases
+    stored = width if sizes.target.isa == "avx512" else max(width, sizes.target.lanes(FLOAT))
+    assert sizes.v_row >= sizes.folding.depth - width + stored  # by the last phase
     one_tile = sizes.plane_bytes / sizes.block_tiles
     assert sizes.plane_bytes <= (32 << 20) + one_tile * sizes.step
 
