@@ -46,6 +46,10 @@ TILES = {
 MOST_TOGETHER = 2
 
 
+# The variant of a tile whose last slice ends where the channels do, and repeats some groups of the
+# one before it. With masks in registers of their own, or alone, it is partial instead.
+SHIFTED = "shifted"
+
 # Most positions from one output of a tile to the next: a short signal has few that far apart.
 MOST_SPACING = 16
 
@@ -163,9 +167,8 @@ class SlicedEmitter(Emitter):
         self.together = min(LINE * 8 // (self.v.lanes * self.v.bits), MOST_TOGETHER)
         self.together = self.together if self.tile.streams else 1
         self.full_rows = self.tile.rows // self.together
-        # The last slice ends where the channels do, and computes some groups again; with masks in
-        # registers of their own, or alone, it is partial.
-        self.is_shifted = not (self.tile.masked or self.v.is_avx512)
+        if SHIFTED in self.tile.variant:
+            self.find_last_slice()
         self.pitch = max(pitch, 1)
         self.spacing = i64(1)  # of the positions of a tile
         if pitch == 1:  # dilation/stride; a window of few positions may have any ratio above them
@@ -211,17 +214,26 @@ class SlicedEmitter(Emitter):
         """(x, w, bias, y) of slice `s`."""
         v, b = self.v, self.v.ir
         weights = b.mul(b.mul(self.taps, self.depth), i64(v.lanes))
-        x_place, y_place = b.mul(s, self.x_slice), b.mul(s, i64(self.groups * self.outputs))
-        if self.is_shifted:
-            before = b.sub(i64(self.groups), b.sdiv(self.last_lanes, i64(self.outputs)))
-            is_last = b.icmp_signed("==", s, b.sub(self.slices, i64(1)))
-            before = b.select(is_last, before, i64(0))
-            x_place = b.sub(x_place, b.mul(before, b.sdiv(self.x_slice, i64(self.groups))))
-            y_place = b.sub(y_place, b.mul(before, i64(self.outputs)))
+        places = [b.mul(s, step) for step in (self.x_slice, i64(self.groups * self.outputs))]
+        if SHIFTED in self.tile.variant:
+            places = [
+                b.select(b.icmp_signed("<", place, last), place, last)
+                for place, last in zip(places, self.last_places, strict=True)
+            ]
         return (
-            v.at(x, x_place), v.at(self.w, b.mul(s, weights)),
-            v.at(self.bias, b.mul(s, i64(v.lanes))), v.at(y, y_place),
+            v.at(x, places[0]), v.at(self.w, b.mul(s, weights)),
+            v.at(self.bias, b.mul(s, i64(v.lanes))), v.at(y, places[1]),
         )  # fmt: skip
+
+    def find_last_slice(self) -> None:
+        """Where it begins in x and y if it is shifted."""
+        b, steps = self.v.ir, (self.x_slice, i64(self.groups * self.outputs))
+        repeated = b.sub(i64(self.groups), b.sdiv(self.last_lanes, i64(self.outputs)))
+        before = b.sub(self.slices, i64(1))
+        self.last_places = [
+            b.sub(b.mul(before, step), b.mul(repeated, b.sdiv(step, i64(self.groups))))
+            for step in steps
+        ]
 
     def emit_vectors(
         self, rows: int, slices: list[tuple[Any, Any, Any, Any]], part: Any, mask: Any
@@ -337,13 +349,14 @@ class Sliced(Family):
         widest = slice_out * PANEL_SLICES
         for first in range(0, g.out_channels, widest):
             channels = min(widest, g.out_channels - first)
-            is_masked = channels < slice_out or target.isa == "avx512"
+            is_partial, is_alone = channels % slice_out > 0, channels < slice_out
+            is_shifted = is_partial and not is_alone and target.isa != "avx512"
             tile = Tile(
                 self.emitter.family, problem.dtype.itemsize * 8, lanes, rows, vectors=1,
-                masked=is_masked and channels % slice_out > 0, fma=target.fma,
+                masked=is_partial and not is_shifted, fma=target.fma,
                 variant=(
                     block, self.compiled_depth(g), outputs, groups, tap_pitch(g),
-                    *self.further_variant(problem, target),
+                    *self.further_variant(problem, target), *[SHIFTED] * is_shifted,
                 ),
             )  # fmt: skip
             panels.append(
