@@ -53,7 +53,7 @@ FILTER_RATE = 8.0
 SPECTRUM_RATE, HIDING = 20.0, 0.3
 
 # Nanoseconds in which a core starts one multiply-add.
-SLOT = {"znver4": 0.27, "sapphirerapids": 0.18, "znver3": 0.95}
+SLOT = {"znver4": 0.27, "sapphirerapids": 0.18, "znver3": 0.17}
 
 # Share of L2 that the spectra of all groups may have so that the next call finds them there.
 KEPT = 0.5
