@@ -183,7 +183,7 @@ def shares(size: float) -> Iterator[tuple[int, float]]:
     """The powers of two nearest to a spectrum's size, and how much it belongs to each.
 
     >>> list(shares(8)), list(shares(100))
-    ([(3, 1.0)], [(5, 1.0)])
+    ([(3, 1.0)], [(5, 1)])
     """
     power = min(max(math.log2(size), LEAST_SPECTRUM), MOST_SPECTRUM)
     below = math.floor(power)
