@@ -189,6 +189,19 @@ def write(path: Path, key: bytes, payload: bytes) -> None:
         logger.info("%s was not kept: %s", path, error)
 
 
+def kept(prefix: str, key: bytes, make: Callable[[], bytes]) -> bytes:
+    """The payload of the entry of a key, made and written if it is not there."""
+    place = folder()
+    if place is None:
+        return make()
+    path = place / f"{prefix}-{hashlib.sha256(key).hexdigest()[:20]}.bin"
+    payload = read(path, key)
+    if not payload:
+        payload = make()
+        write(path, key, payload)
+    return payload
+
+
 class KernelCache:
     """The cache of one function, in the form that Numba's dispatchers and callbacks expect."""
 

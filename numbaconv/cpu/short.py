@@ -108,7 +108,7 @@ def written_out(panels: list[Panel], problem: ConvProblem, target: Target) -> li
     """
     if not is_written_out(problem, max(panel.width for panel in panels), target):
         return panels
-    is_joined, has_masks = problem.layout == "NLC", target.isa == "avx512"
+    is_joined, has_masks = problem.layout == "NLC", target.has_masks
     if is_joined and panels[-1].tile.masked and not has_masks:
         return shifted_back(panels, problem, target) or panels
     joined: list[Panel] = []

@@ -350,7 +350,7 @@ class Sliced(Family):
         for first in range(0, g.out_channels, widest):
             channels = min(widest, g.out_channels - first)
             is_partial, is_alone = channels % slice_out > 0, channels < slice_out
-            is_shifted = is_partial and not is_alone and target.isa != "avx512"
+            is_shifted = is_partial and not is_alone and not target.has_masks
             tile = Tile(
                 self.emitter.family, problem.dtype.itemsize * 8, lanes, rows, vectors=1,
                 masked=is_partial and not is_shifted, fma=target.fma,

@@ -63,6 +63,11 @@ class Target:
         """Multiply-adds of whole vectors that start in a cycle."""
         return 1 if self.core == "znver4" else 2
 
+    @property
+    def has_masks(self) -> bool:
+        """Whether masks have registers of their own, so that partial vectors cost no more."""
+        return self.isa == "avx512"
+
     def lanes(self, dtype: np.dtype) -> int:
         """Elements of one vector register."""
         return self.vector_bytes // dtype.itemsize

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import hashlib
 import importlib.metadata
 import logging
 import threading
@@ -51,18 +50,14 @@ def for_capability(capability: tuple[int, int]) -> Architecture:
 
 def image(tile: Tile, architecture: Architecture) -> Image:
     """Load the machine code of `tile`, or compile and keep it."""
-    folder = _cache.folder()
-    if folder is None:
-        return _compile(tile, architecture)
+
+    def make() -> bytes:
+        made = _compile(tile, architecture)
+        return made.entry.encode() + b"\0" + made.code
+
     key = f"cuda {tile!r} {architecture.name} {_toolkit()}".encode()
-    path = folder / f"cuda-{hashlib.sha256(key).hexdigest()[:20]}.bin"
-    kept = _cache.read(path, key)
-    if kept:
-        entry, _, code = kept.partition(b"\0")
-        return Image(entry.decode(), code)
-    made = _compile(tile, architecture)
-    _cache.write(path, key, made.entry.encode() + b"\0" + made.code)
-    return made
+    entry, _, code = _cache.kept("cuda", key, make).partition(b"\0")
+    return Image(entry.decode(), code)
 
 
 @functools.cache

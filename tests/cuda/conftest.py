@@ -1,7 +1,6 @@
 """Kernels compiled once a session, and a fake driver that interprets them."""
 
 import functools
-import hashlib
 import os
 from importlib.util import find_spec
 
@@ -23,15 +22,8 @@ def ptx_of(tile):
     Kept where kernels are, so that processes of a session share what takes them half their time.
     """
     oldest = Architecture(9, 0, "a") if tile.HOPPER_ONLY else Architecture(8, 0)
-    folder = _cache.folder()
-    if folder is None:
-        return compiler.ptx(tile, oldest)
     key = f"ptx {tile!r} {oldest.name} {compiler._toolkit()}".encode()
-    path = folder / f"ptx-{hashlib.sha256(key).hexdigest()[:20]}.bin"
-    kept = _cache.read(path, key)
-    if kept is None:
-        kept = "\0".join(compiler.ptx(tile, oldest)).encode()
-        _cache.write(path, key, kept)
+    kept = _cache.kept("ptx", key, lambda: "\0".join(compiler.ptx(tile, oldest)).encode())
     entry, text = kept.decode().split("\0")
     return entry, text
 

@@ -194,7 +194,7 @@ def transform_blocking(
     panels = cut()
     width, m_row = folding.depth // folding.phases, panels[-1].last_column
     # Without masks in registers of their own whole vectors are stored to planes (`kernels`).
-    beyond = 0 if target.isa == "avx512" else max(0, lanes - width)
+    beyond = 0 if target.has_masks else max(0, lanes - width)
     v_row = round_up(folding.depth + beyond, 64 // itemsize)
     if scheme.stacked > 1:  # planes without gaps between them: their distance is odd if tiles are
         v_row = odd_lines(v_row, itemsize)

@@ -142,7 +142,7 @@ def transform_counts(blocking: TransformBlocking) -> Counts:
     rows = tiles * folding.phases * math.ceil(folding.depth / folding.phases / lanes)
     counts[f"forward {scheme.name}"] = rows
     counts[f"inverse {scheme.name}"] = tiles * math.ceil(folding.columns / lanes)
-    if target.isa != "avx512":  # the only vector of a row is partial, and not shifted back
+    if not target.has_masks:  # the only vector of a row is partial, and not shifted back
         if folding.depth // folding.phases < lanes:
             counts["partial_x_rows"] = tiles * folding.phases * scheme.points
         if folding.columns < lanes:

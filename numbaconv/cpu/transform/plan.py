@@ -203,7 +203,7 @@ def kernel_of(
     # Without masks in registers of their own a vector that may be partial is stored in nine times
     # the time of a whole one (Zen 3): by a last vector that is shifted back 60 → 60 K3 gains 1.9×,
     # 25 → 25 K7 d8 1.6×.
-    masked = width % lanes > 0 if target.isa == "avx512" else width < lanes
+    masked = width % lanes > 0 if target.has_masks else width < lanes
     return transform_address(
         Transform(
             blocking.scheme, direction, 8 * problem.dtype.itemsize, lanes, masked,
