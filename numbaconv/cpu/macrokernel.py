@@ -19,13 +19,12 @@ from numba.core import types
 from .. import _jit
 from .memory import (
     address,
+    allocate,
     call_address,
-    copy_block,
-    data,
-    keep,
     offset,
     pointer,
     record,
+    release,
     smaller,
 )  # fmt: skip
 from .sharing import counters, first_item, next_unit, pieces_of
@@ -68,10 +67,11 @@ def compute_run(
             )  # fmt: skip
             call_address(panel.kernel, arguments)
         if c.stage_size:
-            copy_block(
-                c.copier, y_panel, c.y_row, c.y_channel, stage, c.stage_row, c.stage_channel,
+            staged = (
+                y_panel, c.y_row, c.y_channel, stage, c.stage_row, c.stage_channel,
                 rows, panel.channels,
             )  # fmt: skip
+            call_address(c.copier, staged)
 
 
 @_jit.inner(result=types.int64)
@@ -147,7 +147,9 @@ def convolve(element, call, x_address, y_address, worker, workers, queue, divide
     """
     c = record(call, 0, "call")
     x, y = offset(pointer(x_address, element), c.crop * c.x_row), pointer(y_address, element)
-    window, stage = np.empty(c.window_size, element), np.empty(c.stage_size, element)
+    scratch = allocate(c.window_size + c.stage_size, element)
+    window = pointer(scratch, element)
+    stage = offset(window, c.window_size)
     positions = c.batch * c.length_out
     total, multiple, least = positions, c.row_tile, c.least_piece
     if divide_panels:
@@ -161,23 +163,23 @@ def convolve(element, call, x_address, y_address, worker, workers, queue, divide
         if divide_panels:
             first, last, first_panel, last_panel = 0, positions, first, last
         compute_positions(
-            element, call, x, y, first, last, first_panel, last_panel, data(window), data(stage)
+            element, call, x, y, first, last, first_panel, last_panel, window, stage
         )  # fmt: skip
         unit = next_unit(queue, worker, workers, workers * pieces)
-    keep(window)
-    keep(stage)
+    release(scratch)
 
 
 def convolve_range(element, call, x_address, y_address, first, last):
     """Positions first … last-1, counted through the batch, of all panels."""
     c = record(call, 0, "call")
     x, y = offset(pointer(x_address, element), c.crop * c.x_row), pointer(y_address, element)
-    window, stage = np.empty(c.window_size, element), np.empty(c.stage_size, element)
+    scratch = allocate(c.window_size + c.stage_size, element)
+    window = pointer(scratch, element)
+    stage = offset(window, c.window_size)
     compute_positions(
-        element, call, x, y, first, last, 0, c.panel_count, data(window), data(stage)
+        element, call, x, y, first, last, 0, c.panel_count, window, stage
     )  # fmt: skip
-    keep(window)
-    keep(stage)
+    release(scratch)
 
 
 def signature_of(dtype: np.dtype, integers: int = 7) -> types.Type:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import functools
+
 import numba
 from llvmlite import ir
-from numba.core import types
+from numba.core import cgutils, types
 from numba.core.errors import RequireLiteralValue
 from numba.extending import intrinsic
 
 from .. import _jit
 from .tables import TABLES
 from .target import host
-from .vector import VectorBuilder, i64, void
+from .vector import LINE, VectorBuilder, i64, void
 
 
 @intrinsic
@@ -25,16 +27,21 @@ def pointer(typingctx, address, element):
     return result(types.int64, element), codegen
 
 
+@functools.cache
+def row_type(table):
+    """The Numba type of a table's rows; making one of fifty fields takes a millisecond."""
+    return numba.from_dtype(TABLES[table])
+
+
 @intrinsic
 def record(typingctx, address, index, table):
     """Row `index` of a structured table at `address`; the dtype is named by a literal."""
     if not isinstance(table, types.StringLiteral):
         raise RequireLiteralValue("table")
-    dtype = TABLES[table.literal_value]
-    result = numba.from_dtype(dtype)
+    result = row_type(table.literal_value)
 
     def codegen(context, builder, signature, values):
-        place = builder.add(values[0], builder.mul(values[1], i64(dtype.itemsize)))
+        place = builder.add(values[0], builder.mul(values[1], i64(result.size)))
         return builder.inttoptr(place, context.get_value_type(result))
 
     return result(types.int64, types.int64, table), codegen
@@ -95,25 +102,43 @@ def call_address(typingctx, address, arguments):
     return types.void(types.int64, arguments), codegen
 
 
+# Bytes in front of scratch: where it is freed.
+ADDRESS = 8
+
+
 @intrinsic
-def keep(typingctx, array):
-    """Use `array`, so that it outlives the pointers into it: Numba frees at the last use."""
+def allocate(typingctx, elements, element):
+    """The address (int64) of room for elements of the dtype `element`; it begins a cache line.
+
+    A tenth of a first call goes into np.empty. Where there is no memory, the process ends: a
+    kernel is a C function, which cannot raise, and must not leave y as it was.
+    """
 
     def codegen(context, builder, signature, values):
+        size = builder.mul(values[0], i64(element.dtype.bitwidth // 8))
+        place = context.nrt.allocate(builder, builder.add(size, i64(ADDRESS + LINE - 1)))
+        with builder.if_then(cgutils.is_null(builder, place), likely=False):
+            trap = ir.FunctionType(void, [])
+            builder.call(builder.module.declare_intrinsic("llvm.trap", fnty=trap), [])
+        place = builder.ptrtoint(place, i64)
+        line = builder.and_(builder.add(place, i64(ADDRESS + LINE - 1)), i64(-LINE))
+        builder.store(place, builder.inttoptr(builder.sub(line, i64(ADDRESS)), i64.as_pointer()))
+        return line
+
+    return types.int64(types.int64, element), codegen
+
+
+@intrinsic
+def release(typingctx, address):
+    """Give back what `allocate` returned."""
+
+    def codegen(context, builder, signature, values):
+        place = builder.inttoptr(builder.sub(values[0], i64(ADDRESS)), i64.as_pointer())
+        byte = ir.IntType(8).as_pointer()
+        context.nrt.free(builder, builder.inttoptr(builder.load(place), byte))
         return context.get_dummy_value()
 
-    return types.void(array), codegen
-
-
-@intrinsic
-def data(typingctx, array):
-    """The address of an array's first element, as a pointer."""
-    result = types.CPointer(array.dtype)
-
-    def codegen(context, builder, signature, values):
-        return context.make_array(array)(context, builder, values[0]).data
-
-    return result(array), codegen
+    return types.void(types.int64), codegen
 
 
 @intrinsic
@@ -218,7 +243,7 @@ def lanes_of(typingctx, base):
 @_jit.inner
 def clear_block(target, target_row, target_column, rows, columns):
     """target[r, c] = 0 where rows or columns are contiguous."""
-    if target_column != 1:
+    if target_column != 1:  # name the axes so that columns of the target are contiguous
         target_row, rows, columns = target_column, columns, rows
     if target_row == columns:
         rows, columns = 1, rows * columns

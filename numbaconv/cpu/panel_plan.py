@@ -22,6 +22,7 @@ from .streaming import MANY_PRODUCTS, CallTables, may_stream
 from .tables import BLOCK, CALL, PANEL
 from .target import Target
 from .transposition import copier_address
+from .vector import LINE
 from .window import MODE_CODES, WindowShape, filler_address, window_shape
 
 
@@ -223,7 +224,7 @@ def call_table(
         window_stride=shape.stride, window_dilation=shape.dilation,
         window_strips=shape.strips, window_pitch=shape.pitch, window_step=shape.step,
         window_first_rows=shape.first_rows, window_more_rows=shape.more_rows,
-        window_size=shape.rows(positions) * band.row,
+        window_size=-(-shape.rows(positions) * band.row // LINE) * LINE,  # the stage is behind it
         window_row=1 if unit_rows else band.row,
         window_channel=shape.rows(positions) if unit_rows else 1,
         band_channels=band.channels, band_step=band.step, band_panels=band.panels,

@@ -13,7 +13,7 @@ from numba.core.errors import RequireLiteralValue
 from numba.extending import intrinsic
 
 from .. import _jit
-from .memory import lanes_of, load, offset, store
+from .memory import lanes_of, load, offset, smaller, store
 from .target import host
 from .vector import VectorBuilder, i64
 
@@ -227,18 +227,22 @@ def transpose(target, target_row, source, source_column, rows, columns):
         else:
             transpose_edge(
                 to, target_row, square, source_column,
-                min(lanes, columns - c), min(lanes, rows - r),
+                smaller(lanes, columns - c), smaller(lanes, rows - r),
             )  # fmt: skip
 
 
 def copy_strided(
     target, target_row, target_column, source, source_row, source_column, rows, columns
 ):  # fmt: skip
-    """target[r, c] = source[r, c] for any strides; best if columns of the target are contiguous.
+    """target[r, c] = source[r, c] for any strides.
 
     A transposition goes by VL×VL squares, or by shuffles of a few planes; strides that no vector
     helps go element by element.
     """
+    if target_column != 1:  # name the axes so that columns of the target are contiguous
+        target_row, target_column = target_column, target_row
+        source_row, source_column = source_column, source_row
+        rows, columns = columns, rows
     lanes = lanes_of(target)
     if target_column == 1 and source_row == 1 and min(rows, columns) >= LEAST:
         done_rows = done_columns = 0

@@ -10,22 +10,23 @@ from hypothesis import strategies as st
 from numba.core import types
 
 from numbaconv.cpu.memory import (
+    allocate,
     call_address,
     copy_block,
-    data,
-    keep,
     lanes_of,
     load,
     move,
     offset,
     pointer,
     record,
+    release,
     store,
 )
 from numbaconv.cpu.tables import BLOCK, TABLES
 from numbaconv.cpu.target import host
 from numbaconv.cpu.transposition import copier_address
 from numbaconv.interop import address_of
+from tests.cpu.pointers import data
 
 DTYPES = [np.float32, np.float64]
 
@@ -81,24 +82,25 @@ def test_lanes_are_those_of_the_host(dtype):
     assert run(np.zeros(1, dtype)) == host().lanes(np.dtype(dtype))
 
 
-def test_keep_keeps_an_array_alive():
-    """Without it, Numba frees a buffer at its last use, before the pointer's."""
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_scratch_begins_a_line_and_is_nobody_elses(dtype):
+    element = numba.from_dtype(np.dtype(dtype))
 
     @numba.njit
     def run(count):
-        buffer = np.empty(count, np.float64)
-        base = data(buffer)
+        one, other = allocate(count, element), allocate(count, element)
         for i in range(count):
-            store(base, i, float(i))
-        other = np.full(count, -1.0)  # would get the memory of a freed buffer
+            store(pointer(one, element), i, 1)
+            store(pointer(other, element), i, 2)
         total = 0.0
         for i in range(count):
-            total += load(base, i)
-        keep(buffer)
-        return total, other[0]
+            total += load(pointer(one, element), i)
+        release(other)
+        release(one)
+        return total, one % 64, other % 64
 
-    for count in (3, 100, 10_000):
-        assert run(count) == (count * (count - 1) / 2, -1.0)
+    for count in [0, 1, 3, 100, 1_000_000] * 3:
+        assert run(count) == (count, 0, 0)
 
 
 # --- tables

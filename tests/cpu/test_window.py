@@ -8,7 +8,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from numbaconv.cpu.memory import data, offset
+from numbaconv.cpu.memory import offset
 from numbaconv.cpu.tables import CALL
 from numbaconv.cpu.transposition import copier_address
 from numbaconv.cpu.window import (
@@ -19,6 +19,7 @@ from numbaconv.cpu.window import (
     window_shape,
 )
 from numbaconv.interop import address_of
+from tests.cpu.pointers import data
 
 NUMPY_MODES = {"reflect": "reflect", "replicate": "edge", "circular": "wrap"}
 MODES = list(MODE_CODES)

@@ -72,7 +72,7 @@ def empty_stage(call, y, stage, held):
                 move(offset(target, i * y_row), offset(stage, i * columns), columns)
         else:
             arguments = (
-                target, c.y_channel, y_row, stage, 1, c.out_channels, c.out_channels, count
+                target, y_row, c.y_channel, stage, c.out_channels, 1, count, c.out_channels
             )  # fmt: skip
             call_address(c.copier, arguments)
         store(held, COUNT, 0)

@@ -18,14 +18,15 @@ from ... import _jit
 from ..macrokernel import signature_of
 from ..memory import (
     address,
+    allocate,
     call_address,
     fence,
-    keep,
     larger,
     load,
     offset,
     pointer,
     record,
+    release,
     smaller,
     store,
 )
@@ -49,7 +50,7 @@ def sum_of_lines(sizes):
     return total
 
 
-@_jit.inner(result=types.UniTuple(types.int64, 3))
+@_jit.inner(result=types.UniTuple(types.int64, 3), inlined=True)
 def locate(call, tile):
     """(row of the batch, first output, outputs) of a tile; see `folding.Tiling`."""
     c = record(call, 0, "transform")
@@ -94,7 +95,8 @@ def plane_distances(call, tiles):
     return c.v_plane, c.m_plane
 
 
-@_jit.inner
+# Inlined, the functions of one tile take 0.93 of the time of small ones: F(4,3) of 16 channels.
+@_jit.inner(inlined=True)
 def transform_tile(call, x, group, tile, planes, v_plane, window, strip, held, element):
     """One tile of x into the planes."""
     c = record(call, 0, "transform")
@@ -123,7 +125,7 @@ def transform_tile(call, x, group, tile, planes, v_plane, window, strip, held, e
         call_address(c.forward, arguments)
 
 
-@_jit.inner
+@_jit.inner(inlined=True)
 def multiply_planes(call, group, tiles, inputs, outputs, zeros, element):
     """All GEMMs of one group for a block of tiles."""
     c = record(call, 0, "transform")
@@ -146,7 +148,7 @@ def multiply_planes(call, group, tiles, inputs, outputs, zeros, element):
             call_address(panel.kernel, arguments)
 
 
-@_jit.inner
+@_jit.inner(inlined=True)
 def invert_tile(call, y, group, tile, planes, m_plane, stage, held, flag, element):
     """One tile of one group of y from the planes, with the bias."""
     c = record(call, 0, "transform")
@@ -191,12 +193,11 @@ def convolve_transformed(
         c.v_size, c.m_size, c.points * c.depth, c.strip_positions * c.in_channels,
         (c.stage_positions + LINE) * c.out_channels, c.m_row,
     )  # fmt: skip
-    buffer = np.empty(sum_of_lines(sizes) + 2 * LINE, element)
-    state = (buffer.ctypes.data + 63) // 64 * 64  # a cache line: the flag, and what runs hold
-    flag = pointer(state, np.int64)
+    scratch = allocate(sum_of_lines(sizes) + LINE, element)
+    flag = pointer(scratch, np.int64)  # in a cache line of its own, with what runs hold
     in_strip, in_stage = offset(flag, 1), offset(flag, 1 + FIELDS)
     hold(in_stage, 0, 0, 0)
-    inputs = pointer(state + 64, element)
+    inputs = pointer(scratch + 64, element)
     outputs = offset(inputs, whole_lines(sizes[0]))
     window = offset(outputs, whole_lines(sizes[1]))
     strip = offset(window, whole_lines(sizes[2]))
@@ -234,7 +235,7 @@ def convolve_transformed(
         unit = next_unit(queue, worker, workers, c.groups * c.blocks)
     if c.streams:  # before another thread reads y
         fence()
-    keep(buffer)
+    release(scratch)
 
 
 @functools.cache
