@@ -175,7 +175,7 @@ def smallest_parallel() -> tuple[Conv1D, np.ndarray]:
 def time_launches() -> list[Timing]:
     """What entering and leaving a parallel region costs, without and with work in it."""
     from numbaconv import _threads
-    from numbaconv.cpu import macrokernel, panel_plan
+    from numbaconv.cpu import launch, panel_plan
 
     most = numbaconv.get_num_threads()
     if most == 1 or _threads.threading_layer() is None:
@@ -190,11 +190,11 @@ def time_launches() -> list[Timing]:
     assert isinstance(bound, panel_plan.PanelCall)
     arguments = (bound.kernel, bound.address, tiny, y)
     calls: dict[str, Callable[[], object]] = {
-        "one position": lambda: macrokernel.launch(*arguments),
+        "one position": lambda: launch.launch(*arguments, 0),
     }
     for threads in range(2, most + 1):
-        calls[f"one position on {threads}"] = lambda threads=threads: macrokernel.launch_parallel(
-            *arguments, threads, False
+        calls[f"one position on {threads}"] = lambda threads=threads: launch.launch_parallel(
+            *arguments, threads, 0
         )
     calls["smallest parallel problem on 1"] = lambda: layer(x, out, threads=1)
     for threads in range(2, most + 1):

@@ -40,20 +40,18 @@ def jobs_of_layer(layer: Conv1D) -> Iterator[Job]:
         return
     from .cpu.transform.methods import METHODS, likely
 
+    yield f"launchers of {layer.dtype}", functools.partial(compile_launchers, layer.dtype)
     seen = set()
     for more in LENGTHS:
-        problem = layer._problem(1, reach + more)
-        transforms = dispatch.chosen(problem) in METHODS
+        problem = layer._problem(1, reach + more).thinned
         candidates: Sequence[Candidate | None] = [None]
-        if transforms:
+        if dispatch.chosen(problem) in METHODS:
             candidates = likely(problem, dispatch.cpu_target())
         for candidate in candidates:
             key = (candidate, *kernels_of(problem, candidate))
             if key not in seen:
                 seen.add(key)
                 yield f"{layer}", functools.partial(prepare, layer, problem, candidate)
-                launchers = functools.partial(compile_launchers, layer.dtype, transforms)
-                yield f"launchers of {layer.dtype}", launchers
 
 
 def kernels_of(problem: ConvProblem, candidate: Candidate | None) -> tuple[frozenset[Tile], bool]:
@@ -103,25 +101,19 @@ def prepare(layer: Conv1D, problem: ConvProblem, candidate: Candidate | None) ->
 
 
 @functools.cache
-def compile_launchers(dtype: np.dtype[Any], transforms: bool) -> None:
+def compile_launchers(dtype: np.dtype[Any]) -> None:
     """The launchers, for plain arrays and for addresses, and what other layouts are copied by."""
     from numba import from_dtype
     from numba.core import types
 
-    from .cpu import macrokernel
-    from .cpu.transform import skeleton
+    from .cpu import launch
     from .cpu.transposition import copier_address
 
     copier_address(dtype)
-    marks = types.Array(types.uint8, 1, "C")
     for array in (types.Array(from_dtype(dtype), 3, "C"), types.int64):
-        arguments = (types.int64, types.int64, array, array)
-        if transforms:
-            skeleton.launch.compile((*arguments, marks))
-            skeleton.launch_parallel.compile((*arguments, types.int64, marks))
-        else:
-            macrokernel.launch.compile(arguments)
-            macrokernel.launch_parallel.compile((*arguments, types.int64, types.boolean))
+        arguments = (types.int64, types.int64, array, array, types.int64)
+        launch.launch.compile(arguments)
+        launch.launch_parallel.compile((*arguments, types.int64))
 
 
 def jobs_of_dtype(dtype: np.dtype[Any]) -> Iterator[Job]:

@@ -143,4 +143,9 @@ def explain_problem(problem: ConvProblem, weights: Weights) -> Explanation:
     """Say which kernel runs `problem`, and why each one before it does not."""
     choice = choose(problem)
     plan = choice.kernel.plan(problem, weights, cpu_target())
-    return Explanation(choice.kernel.name, choice.declined, plan.details(), plan.error_bound())
+    details = plan.details()
+    if problem.step > 1:
+        g = problem.geometry
+        as_read = f"every {problem.step} positions, with stride {g.stride}, dilation {g.dilation}"
+        details = {"x is read": as_read, **details}
+    return Explanation(choice.kernel.name, choice.declined, details, plan.error_bound())

@@ -66,10 +66,16 @@ def checked_out(value: Any, problem: ConvProblem, permute: bool) -> Array:
     return channel_last(np.asarray(value), permute)
 
 
+def positions_read(x: Array, plan: Plan) -> Array:
+    """View those positions of a channel-last x that the plan is for."""
+    return x if plan.problem.step == 1 else x[:, :: plan.problem.step]
+
+
 def execute(
     plan: Plan, x: Array, out: Array | None, permute: bool, threads: int | None = None
 ) -> Array:
     """Run `plan`; `x` and `out` are channel-last views. Returns y in the caller's order."""
+    x = positions_read(x, plan)
     n, length, channels = plan.problem.out_shape
     if out is None:
         shape = (n, channels, length) if permute else (n, length, channels)
@@ -206,7 +212,7 @@ def conv1d(
     )  # fmt: skip
     target = None if out is None else checked_out(out, problem, permute)
     threads = None if threads is None else as_threads(threads)
-    y = execute(make_plan(problem, weights), x, target, permute, threads)
+    y = execute(make_plan(problem.thinned, weights), x, target, permute, threads)
     return y if out is None else out
 
 

@@ -11,7 +11,14 @@ import numpy as np
 
 from ._threads import as_threads
 from .dispatch import Explanation, explain_problem, make_plan
-from .functional import channel_last, checked_input, checked_out, execute, filter_to_kio
+from .functional import (
+    channel_last,
+    checked_input,
+    checked_out,
+    execute,
+    filter_to_kio,
+    positions_read,
+)
 from .interop import empty_output, is_on_cuda
 from .plan import Array
 from .problem import (
@@ -349,13 +356,14 @@ class Conv1D:
         extent = view.shape[:2]
         plan = weights.plans.get(extent)
         if plan is None:
-            plan = make_plan(self._problem(*extent), weights)
+            plan = make_plan(self._problem(*extent).thinned, weights)
             remember(weights.plans, extent, plan)
         target = None if out is None else checked_out(out, plan.problem, self._permute)
         y = execute(plan, view, target, self._permute, threads)
         key = key_of(x, self._dtype)
         if key is not None and is_target(y, self._dtype, y.shape):
-            call = plan.bind(view.strides, channel_last(y, self._permute).strides)
+            read = positions_read(view, plan)
+            call = plan.bind(read.strides, channel_last(y, self._permute).strides)
             remember(weights.calls, key, (call, y.shape))
         return y if out is None else out
 
@@ -395,7 +403,7 @@ class Conv1D:
                 x, self._problem, self._weights, self._dtype, self._permute, ordinal
             )
         view = checked_input(x, self._geometry, self._dtype, self._permute)
-        return explain_problem(self._problem(view.shape[0], view.shape[1]), self._weights)
+        return explain_problem(self._problem(*view.shape[:2]).thinned, self._weights)
 
     # --- copies
     def __getstate__(self) -> dict[str, Any]:

@@ -6,7 +6,8 @@ layer knows, a `ConvProblem` is a geometry that has met an input of N rows of le
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Literal, get_args
 
@@ -185,6 +186,8 @@ class ConvProblem:
         Whether this call has to prepare the filter, too: "auto" then counts that.
     precision : {"exact", "3xtf32", "tf32"}
         How products of float32 may be formed where a GPU has tf32; see `Conv1D`.
+    step : int
+        Of which positions of the caller's x this is the problem: each `step`-th; see `thinned`.
 
     Raises
     ------
@@ -202,6 +205,7 @@ class ConvProblem:
     layout: Layout = "NLC"
     filter_is_new: bool = False
     precision: Precision = "exact"
+    step: int = 1
 
     def __post_init__(self) -> None:
         as_word(self.algorithm, "algorithm", ALGORITHMS)
@@ -261,6 +265,28 @@ class ConvProblem:
         """Positions of y, `(L + left + right - span)//stride + 1`."""
         g = self.geometry
         return (self.length + sum(self.padding) - g.span) // g.stride + 1
+
+    @cached_property
+    def thinned(self) -> ConvProblem:
+        """The same convolution of each `step`-th position of x, where no other one is read.
+
+        That is so if outputs and taps lie a multiple of `step` apart: a pointwise layer with a
+        stride has none, and one with stride and dilation 2 those of 1, with their fast kernels.
+        """
+        g, (left, right) = self.geometry, self.padding
+        step = math.gcd(g.stride, g.dilation) if g.kernel_size > 1 else g.stride
+        is_plain = g.padding_mode == "zeros" or max(left, right) <= 0
+        if step == 1 or left % step or not is_plain:
+            return self
+        stride = g.stride // step
+        dilation = g.dilation // step if g.kernel_size > 1 else 1
+        length = -(-self.length // step)
+        read = (self.length_out - 1) * stride + (g.kernel_size - 1) * dilation + 1
+        padding = (left // step, read - length - left // step)
+        if length + sum(min(0, side) for side in padding) < 0:  # nothing but padding is read
+            return self
+        geometry = replace(g, stride=stride, dilation=dilation, padding=padding)
+        return replace(self, geometry=geometry, length=length, step=step)
 
     @property
     def out_shape(self) -> tuple[int, int, int]:

@@ -362,3 +362,61 @@ def test_any_parameter_makes_another_problem():
         {"batch": 2},
     ]
     assert len({problem(10, **change) for change in changes}) == len(changes)
+
+
+# --- problems that read x in steps
+
+
+def positions_read(p):
+    """Which position of the caller's x each output and tap reads; None is padding."""
+    g, left = p.geometry, p.padding[0]
+    inside = range(max(0, -left), max(0, -left) + p.cropped_length)
+    places = [
+        l * g.stride + k * g.dilation - left
+        for l in range(p.length_out)
+        for k in range(g.kernel_size)
+    ]
+    return [p.step * place if place in inside else None for place in places]
+
+
+@given(st.integers(0, 60), st.integers(1, 4), sizes, sizes, st.integers(-9, 30), st.integers(-9, 30))
+def test_a_thinned_problem_reads_the_same_positions(
+    length, kernel_size, stride, dilation, left, right
+):
+    try:
+        p = problem(
+            length, kernel_size=kernel_size, stride=stride, dilation=dilation, padding=(left, right)
+        )
+    except ValueError:
+        assume(False)
+    thin = p.thinned
+    assert thin.out_shape == p.out_shape
+    assert thin.length == -(-p.length // thin.step)
+    assert positions_read(thin) == positions_read(p)
+
+
+@pytest.mark.parametrize(
+    "parameters, step, stride, dilation",
+    [
+        ({"kernel_size": 1, "stride": 3, "dilation": 5}, 3, 1, 1),
+        ({"kernel_size": 1, "stride": 2, "padding": (4, 1)}, 2, 1, 1),
+        ({"kernel_size": 1, "stride": 2, "padding": (3, 0)}, 1, 2, 1),
+        ({"kernel_size": 3, "stride": 4, "dilation": 6, "padding": (2, 3)}, 2, 2, 3),
+        ({"kernel_size": 3, "stride": 2, "dilation": 2, "padding_mode": "reflect"}, 2, 1, 1),
+        ({"kernel_size": 3, "stride": 2}, 1, 2, 1),
+    ],
+)
+def test_outputs_and_taps_a_step_apart_leave_the_other_positions_out(
+    parameters, step, stride, dilation
+):
+    p = problem(40, **parameters)
+    thin = p.thinned
+    assert (thin.step, thin.geometry.stride) == (step, stride)
+    assert p.geometry.kernel_size == 1 or thin.geometry.dilation == dilation
+    assert (thin is p) == (step == 1)
+
+
+@pytest.mark.parametrize("mode", ["reflect", "replicate", "circular"])
+def test_a_border_that_repeats_x_keeps_all_positions(mode):
+    p = problem(40, kernel_size=1, stride=2, padding=(2, 0), padding_mode=mode)
+    assert p.thinned is p

@@ -4,21 +4,19 @@ One macrokernel serves all families. Band by band of the panels, it splits the p
 into runs that read x in place and runs that read a window, and hands each run to the panel
 kernels.
 
-It is compiled once for each dtype into a C function, which the serial and the parallel
-launcher call by address: the launchers then know no dtype and compile in a moment.
+It is compiled once for each dtype into a C function, which launchers call by address.
 """
 
 from __future__ import annotations
 
 import functools
 
-import numba
 import numpy as np
 from numba.core import types
 
 from .. import _jit
+from .launch import signature_of
 from .memory import (
-    address,
     allocate,
     call_address,
     offset,
@@ -27,7 +25,7 @@ from .memory import (
     release,
     smaller,
 )  # fmt: skip
-from .sharing import counters, first_item, next_unit, pieces_of
+from .sharing import first_item, next_unit, pieces_of
 from .window import fill_window
 
 
@@ -182,12 +180,6 @@ def convolve_range(element, call, x_address, y_address, first, last):
     release(scratch)
 
 
-def signature_of(dtype: np.dtype, integers: int = 7) -> types.Type:
-    """The C signature of a macrokernel: its dtype (no value), then integers."""
-    element = types.DType(types.float32 if dtype.itemsize == 4 else types.float64)
-    return types.void(element, *[types.int64] * integers)
-
-
 @functools.cache
 def convolve_address(dtype: np.dtype) -> int:
     """Compile the macrokernel for `dtype`, once a process, and return its address."""
@@ -198,36 +190,3 @@ def convolve_address(dtype: np.dtype) -> int:
 def range_address(dtype: np.dtype) -> int:
     """The same of `convolve_range`."""
     return _jit.c_address(convolve_range, signature_of(dtype, integers=5))
-
-
-@_jit.inner(result=types.boolean)
-def overlap(call, x, y):
-    """Whether the memory that x and y span has a byte in common."""
-    c = record(call, 0, "call")
-    return x + c.x_low < y + c.y_high and y + c.y_low < x + c.x_high
-
-
-@_jit.jit
-def launch(kernel, call, x, y):
-    """Run the macrokernel in this thread, unless x and y (arrays or addresses) overlap.
-
-    Returns whether it ran.
-    """
-    x_address, y_address = address(x), address(y)
-    if overlap(call, x_address, y_address):
-        return False
-    call_address(kernel, (0, call, x_address, y_address, 0, 1, counters(1), 0))
-    return True
-
-
-@_jit.parallel_jit
-def launch_parallel(kernel, call, x, y, workers, divide_panels):
-    """As `launch`, by `workers`, each in a thread."""
-    x_address, y_address = address(x), address(y)
-    if overlap(call, x_address, y_address):
-        return False
-    queue = counters(workers)
-    for worker in numba.prange(workers):
-        arguments = (0, call, x_address, y_address, worker, workers, queue, divide_panels)
-        call_address(kernel, arguments)
-    return True

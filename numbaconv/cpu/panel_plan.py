@@ -16,7 +16,8 @@ from ..problem import ConvProblem
 from ..weights import Weights
 from .blocking import Inside, deserves_threads, least_piece
 from .family import Blocking, Family, blocking_for
-from .macrokernel import convolve_address, launch, launch_parallel
+from .launch import launch, launch_parallel
+from .macrokernel import convolve_address
 from .panel import panel_address
 from .streaming import MANY_PRODUCTS, CallTables, may_stream
 from .tables import BLOCK, CALL, PANEL
@@ -91,14 +92,14 @@ class PanelCall:
         if not (x.flags.carray and y.flags.carray):
             x, y = address_of(x), address_of(y)  # type: ignore[assignment]
         if self.is_small:
-            return launch(self.kernel, self.address, x, y)
+            return launch(self.kernel, self.address, x, y, 0)
         address = self.tables.address_for(y)
         workers, divide_panels = self.workers(_threads.allowed(threads))
         if workers == 1:
-            return launch(self.kernel, address, x, y)
+            return launch(self.kernel, address, x, y, 0)
         return _threads.run(
-            lambda: launch_parallel(self.kernel, address, x, y, workers, divide_panels),
-            lambda: launch(self.kernel, address, x, y),
+            lambda: launch_parallel(self.kernel, address, x, y, workers, int(divide_panels)),
+            lambda: launch(self.kernel, address, x, y, 0),
         )
 
 

@@ -214,11 +214,7 @@ class PlanarEmitter(Emitter):
         low = self.load(place, masks[0])
         if self.stride == 1:
             return low
-        high = self.load(v.at(place, v.lanes - 1), masks[1])
-        half = v.lanes // 2
-        return v.shuffle(
-            low, high, [2 * l for l in range(half)] + [v.lanes + 2 * l + 1 for l in range(half)]
-        )
+        return v.every_second(low, self.load(v.at(place, v.lanes - 1), masks[1]))
 
     def multiply(self, values: list[Any], w: Any, sums: list[Any]) -> list[Any]:
         """One step of every chain: a broadcast weight of each channel against the positions."""

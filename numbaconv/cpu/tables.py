@@ -10,12 +10,16 @@ def int64_fields(*names: str) -> np.dtype:
     return np.dtype([(name, np.int64) for name in names])
 
 
+# How all tables of a call begin: bytes from the first element of x and of y to either end.
+ENDS = ("x_low", "x_high", "y_low", "y_high")
+EXTENT = int64_fields(*ENDS)
+
 # One call: addresses of the tables below, extents, strides in elements. x is already cropped.
 CALL = int64_fields(
+    *ENDS,
     "panels", "panel_count", "blocks", "block_count", "weights", "bias",
     "batch", "length", "length_out", "in_channels",
     "x_batch", "x_row", "x_channel", "y_batch", "y_row", "y_channel",
-    "x_low", "x_high", "y_low", "y_high",  # bytes from the first element to either end
     "crop", "stride", "dilation", "left", "mode",
     "inside_first", "inside_last",  # positions of y whose receptive field lies in x
     "run", "window_run",  # positions of one run in place, and through a window
@@ -42,11 +46,11 @@ BLOCK = int64_fields("first_tap", "taps", "first_channel", "depth", "full_depth"
 
 # One call of a transform (cpu/transform): kernels, the sizes of `Folding` and `Tiling`, planes.
 TRANSFORM = int64_fields(
+    *ENDS,
     "forward", "inverse", "panels", "panel_count", "products", "product_count",
     "weights", "group_weights", "bias",
     "batch", "length", "length_out",
     "x_batch", "x_row", "x_channel", "y_batch", "y_row", "y_channel",
-    "x_low", "x_high", "y_low", "y_high",
     "crop", "left", "mode", "stride", "kernel_size",
     "points", "outputs", "phases", "residues", "unit", "row_positions",
     "in_channels", "out_channels", "groups", "depth",  # channels of one group
@@ -62,5 +66,6 @@ TRANSFORM = int64_fields(
 PRODUCT = int64_fields("terms", "stacked", "depth", "x_plane", "y_plane", "weights")
 
 TABLES = {
-    "call": CALL, "panel": PANEL, "block": BLOCK, "transform": TRANSFORM, "product": PRODUCT,
+    "extent": EXTENT, "call": CALL, "panel": PANEL, "block": BLOCK,
+    "transform": TRANSFORM, "product": PRODUCT,
 }  # fmt: skip

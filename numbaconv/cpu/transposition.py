@@ -6,6 +6,7 @@ Compiled apart from the macrokernels, since most calls copy nothing or whole row
 from __future__ import annotations
 
 import functools
+from typing import Any
 
 import numpy as np
 from numba.core import types
@@ -45,21 +46,45 @@ def emit_transpose(v: VectorBuilder, rows: list) -> list:
     return rows
 
 
-@intrinsic
-def transpose_square(typingctx, target, target_row, source, source_row):
-    """target[c*target_row + r] = source[r*source_row + c] for r, c < VL."""
+def load_every(v: VectorBuilder, place: Any, kind: types.Type, step: Any) -> Any:
+    """VL elements `step` apart; the type tells whether that is 1 or 2."""
+    known = kind.literal_value if isinstance(kind, types.IntegerLiteral) else None
+    if known == 1:
+        return v.load(place)
+    if known == 2:
+        return v.every_second(v.load(place), v.load(v.at(place, v.lanes - 1)))
+    return v.gather(place, step)
+
+
+@intrinsic(prefer_literal=True)
+def move_every(typingctx, target, source, step):
+    """target[c] = source[c*step] for c < VL."""
+    bits = target.dtype.bitwidth
+
+    def codegen(context, builder, signature, values):
+        v = VectorBuilder(builder, bits, host().vector_bytes * 8 // bits, fma=False)
+        v.store(load_every(v, values[1], step, values[2]), values[0])
+        return context.get_dummy_value()
+
+    return types.void(target, source, step), codegen
+
+
+@intrinsic(prefer_literal=True)
+def transpose_square(typingctx, target, target_row, source, source_row, step):
+    """target[c*target_row + r] = source[r*source_row + c*step] for r, c < VL."""
     bits = target.dtype.bitwidth
     lanes = host().vector_bytes * 8 // bits
 
     def codegen(context, builder, signature, values):
-        to, to_row, from_, from_row = values
+        to, to_row, from_, from_row, by = values
         v = VectorBuilder(builder, bits, lanes, fma=False)
-        rows = [v.load(v.at(from_, builder.mul(from_row, i64(r)))) for r in range(lanes)]
+        places = [v.at(from_, builder.mul(from_row, i64(r))) for r in range(lanes)]
+        rows = [load_every(v, place, step, by) for place in places]
         for c, column in enumerate(emit_transpose(v, rows)):
             v.store(column, v.at(to, builder.mul(to_row, i64(c))))
         return context.get_dummy_value()
 
-    return types.void(target, types.int64, source, types.int64), codegen
+    return types.void(target, types.int64, source, types.int64, step), codegen
 
 
 @intrinsic
@@ -206,8 +231,22 @@ def unzip_rows(target, plane, source, rows, count):
 
 
 @_jit.inner
-def transpose(target, target_row, source, source_column, rows, columns):
-    """target[r*target_row + c] = source[r + c*source_column], by squares and their remainders."""
+def copy_elements(
+    target, target_row, target_column, source, source_row, source_column, rows, columns
+):  # fmt: skip
+    """target[r, c] = source[r, c], one by one."""
+    for r in range(rows):
+        for c in range(columns):
+            value = load(source, r * source_row + c * source_column)
+            store(target, r * target_row + c * target_column, value)
+
+
+@_jit.inner
+def transpose(target, target_row, source, source_row, source_column, rows, columns):
+    """target[r*target_row + c] = source[r*source_row + c*source_column], by squares.
+
+    What is left over goes element by element unless `source_row` is 1.
+    """
     lanes = lanes_of(target)
     tall, wide = (rows + lanes - 1) // lanes, (columns + lanes - 1) // lanes
     # Inside goes the axis that is contiguous where rows lie further apart: the positions of the
@@ -219,16 +258,45 @@ def transpose(target, target_row, source, source_column, rows, columns):
     for block in range(tall * wide):
         outer, inner = block // inside * lanes, block % inside * lanes
         r, c = (inner, outer) if is_tall else (outer, inner)
-        to, square = offset(target, r * target_row + c), offset(source, r + c * source_column)
+        to = offset(target, r * target_row + c)
+        square = offset(source, r * source_row + c * source_column)
         if r + lanes <= rows and c + lanes <= columns:
             if is_ahead:
                 prefetch_square(offset(to, lanes * target_row), target_row)
-            transpose_square(to, target_row, square, source_column)
-        else:
+            if source_row == 1:
+                transpose_square(to, target_row, square, source_column, 1)
+            elif source_row == 2:
+                transpose_square(to, target_row, square, source_column, 2)
+            else:
+                transpose_square(to, target_row, square, source_column, source_row)
+        elif source_row == 1:
             transpose_edge(
                 to, target_row, square, source_column,
                 smaller(lanes, columns - c), smaller(lanes, rows - r),
             )  # fmt: skip
+        else:
+            copy_elements(
+                to, target_row, 1, square, source_row, source_column,
+                smaller(lanes, rows - r), smaller(lanes, columns - c),
+            )  # fmt: skip
+
+
+@_jit.inner
+def pick_columns(target, target_row, source, source_row, step, rows, columns):
+    """target[r*target_row + c] = source[r*source_row + c*step], by vectors and what is left."""
+    lanes = lanes_of(target)
+    whole = columns - columns % lanes
+    for r in range(rows):
+        to, row = offset(target, r * target_row), offset(source, r * source_row)
+        for c in range(0, whole, lanes):
+            if step == 2:
+                move_every(offset(to, c), offset(row, c * step), 2)
+            else:
+                move_every(offset(to, c), offset(row, c * step), step)
+    copy_elements(
+        offset(target, whole), target_row, 1, offset(source, whole * step), source_row, step,
+        rows, columns - whole,
+    )  # fmt: skip
 
 
 def copy_strided(
@@ -236,30 +304,29 @@ def copy_strided(
 ):  # fmt: skip
     """target[r, c] = source[r, c] for any strides.
 
-    A transposition goes by VL×VL squares, or by shuffles of a few planes; strides that no vector
-    helps go element by element.
+    A transposition goes by VL×VL squares, or by shuffles of a few planes.
     """
     if target_column != 1:  # name the axes so that columns of the target are contiguous
         target_row, target_column = target_column, target_row
         source_row, source_column = source_column, source_row
         rows, columns = columns, rows
-    lanes = lanes_of(target)
-    if target_column == 1 and source_row == 1 and min(rows, columns) >= LEAST:
-        done_rows = done_columns = 0
-        if target_row == columns < lanes:
+    if target_column != 1 or min(rows, columns) < LEAST:
+        copy_elements(
+            target, target_row, target_column, source, source_row, source_column, rows, columns
+        )  # fmt: skip
+    elif abs(source_row) > abs(source_column):
+        pick_columns(target, target_row, source, source_row, source_column, rows, columns)
+    else:
+        lanes, done_rows, done_columns = lanes_of(target), 0, 0
+        if source_row == 1 and target_row == columns < lanes:
             done_rows = zip_rows(target, source, source_column, rows, columns)
-        elif source_column == rows < lanes:
+        elif source_row == 1 and source_column == rows < lanes:
             done_columns = unzip_rows(target, target_row, source, columns, rows)
         transpose(
             offset(target, done_rows * target_row + done_columns), target_row,
-            offset(source, done_rows + done_columns * source_column), source_column,
-            rows - done_rows, columns - done_columns,
+            offset(source, done_rows * source_row + done_columns * source_column),
+            source_row, source_column, rows - done_rows, columns - done_columns,
         )  # fmt: skip
-        return
-    for r in range(rows):
-        for c in range(columns):
-            value = load(source, r * source_row + c * source_column)
-            store(target, r * target_row + c * target_column, value)
 
 
 @functools.cache

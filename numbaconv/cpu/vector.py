@@ -189,6 +189,20 @@ class VectorBuilder:
     def shuffle(self, a: Any, b: Any, lanes: Sequence[int]) -> Any:
         return self.ir.shuffle_vector(a, b, ir.Constant(ir.VectorType(i32, len(lanes)), lanes))
 
+    def every_second(self, low: Any, high: Any) -> Any:
+        """Of 2·VL - 1 elements, which `low` begins and `high` ends, those at even places."""
+        half = self.lanes // 2
+        lower = [2 * lane for lane in range(half)]
+        return self.shuffle(low, high, lower + [self.lanes + 2 * lane + 1 for lane in range(half)])
+
+    def gather(self, pointer: Any, step: Any) -> Any:
+        """Load VL elements `step` apart, one by one."""
+        vector = ir.Constant(self.vector, ir.Undefined)
+        for lane in range(self.lanes):
+            value = self.ir.load(self.at(pointer, self.ir.mul(step, i64(lane))))
+            vector = self.ir.insert_element(vector, value, i32(lane))
+        return vector
+
     def broadcast(self, scalar: Any) -> Any:
         undefined = ir.Constant(ir.VectorType(scalar.type, self.lanes), ir.Undefined)
         return self.shuffle(

@@ -13,6 +13,7 @@ from ...interop import address_of
 from ...plan import Array, RememberingPlan
 from ...problem import ConvProblem
 from ...weights import Weights
+from ..launch import launch, launch_parallel, launch_ranges
 from ..macrokernel import range_address
 from ..panel import panel_address
 from ..panel_plan import PanelPlan, extent
@@ -27,7 +28,7 @@ from .blocking import TransformBlocking, transform_blocking
 from .folding import Folding
 from .kernels import Transform, transform_address
 from .scheme import Scheme, product_sizes
-from .skeleton import launch, launch_parallel, launch_ranges, skeleton_address
+from .skeleton import skeleton_address
 from .spectrum import pack_spectrum
 
 
@@ -122,13 +123,13 @@ class TransformCall:
         # A byte for each tile, and a last one that is set with any of them.
         redo = np.zeros(self.total_tiles + 1, np.uint8)
         address = self.tables.address_for(y)
-        workers = self.workers(_threads.allowed(threads))
+        workers, marks = self.workers(_threads.allowed(threads)), address_of(redo)
         if workers == 1:
-            ran = launch(self.kernel, address, x, y, redo)
+            ran = launch(self.kernel, address, x, y, marks)
         else:
             ran = _threads.run(
-                lambda: launch_parallel(self.kernel, address, x, y, workers, redo),
-                lambda: launch(self.kernel, address, x, y, redo),
+                lambda: launch_parallel(self.kernel, address, x, y, workers, marks),
+                lambda: launch(self.kernel, address, x, y, marks),
             )
         if redo[-1]:
             self.recompute(x, y, redo[:-1])

@@ -10,14 +10,12 @@ from __future__ import annotations
 
 import functools
 
-import numba
 import numpy as np
 from numba.core import types
 
 from ... import _jit
-from ..macrokernel import signature_of
+from ..launch import signature_of
 from ..memory import (
-    address,
     allocate,
     call_address,
     fence,
@@ -30,7 +28,7 @@ from ..memory import (
     smaller,
     store,
 )
-from ..sharing import counters, next_unit
+from ..sharing import next_unit
 from .runs import FIELDS, empty_stage, hold, place_in_stage, strip_at
 
 # Elements of a cache line, or more.
@@ -242,40 +240,3 @@ def convolve_transformed(
 def skeleton_address(dtype: np.dtype) -> int:
     """Compile the skeleton for `dtype`, once a process, and return its address."""
     return _jit.c_address(convolve_transformed, signature_of(dtype))
-
-
-@_jit.inner(result=types.boolean)
-def overlap(call, x, y):
-    """Whether the memory that x and y span has a byte in common."""
-    c = record(call, 0, "transform")
-    return x + c.x_low < y + c.y_high and y + c.y_low < x + c.x_high
-
-
-@_jit.jit
-def launch(kernel, call, x, y, redo):
-    """Run the skeleton in this thread, unless x and y (arrays or addresses) overlap."""
-    x_address, y_address, marks = address(x), address(y), address(redo)
-    if overlap(call, x_address, y_address):
-        return False
-    call_address(kernel, (0, call, x_address, y_address, 0, 1, counters(1), marks))
-    return True
-
-
-@_jit.parallel_jit
-def launch_parallel(kernel, call, x, y, workers, redo):
-    """As `launch`, by `workers`, each in a thread."""
-    x_address, y_address, marks = address(x), address(y), address(redo)
-    if overlap(call, x_address, y_address):
-        return False
-    queue = counters(workers)
-    for worker in numba.prange(workers):
-        call_address(kernel, (0, call, x_address, y_address, worker, workers, queue, marks))
-    return True
-
-
-@_jit.jit
-def launch_ranges(kernel, call, x, y, ranges):
-    """Run `macrokernel.convolve_range` for each pair (first, last) of positions."""
-    x_address, y_address = address(x), address(y)
-    for i in range(ranges.shape[0]):
-        call_address(kernel, (0, call, x_address, y_address, ranges[i, 0], ranges[i, 1]))
