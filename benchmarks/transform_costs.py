@@ -1,11 +1,13 @@
 """The cost model of `algorithm="auto"`: measure, fit, check.
 
     python -m benchmarks.transform_costs measure [--seconds S]
+    python -m benchmarks.transform_costs merge FILE FILE ... [--core NAME]
     python -m benchmarks.transform_costs fit [--core NAME]
     python -m benchmarks.transform_costs check [--core NAME]
 
 `measure` times layers on one core, direct summation beside transforms in turn, and keeps the
-seconds in `costs`, in a file named as the kind of core. `fit` finds the
+seconds in `costs`, in a file named as the kind of core. `merge` makes that file of several, copies
+of it from one run each, since single runs on a busy machine differ. `fit` finds the
 nanoseconds of each count by non-negative least squares of relative errors and writes them into
 the package. `check` says what the choice
 costs over the best one that was measured, on the layers that `fit` has not seen and on the
@@ -234,6 +236,45 @@ def measure(layer: Layer, target: Target) -> Layer:
 
 
 # --- fitting
+def merged(runs: list[Layer]) -> Layer:
+    """One layer as several runs measured it: medians of how its algorithms compare.
+
+    A run is slower than another by one factor for all algorithms, that of what both have; the
+    level is that of the fastest. A run in which another kernel sums directly does not count.
+    """
+    runs = [run for run in runs if run["kernel"] == runs[0]["kernel"]]
+    shared = set.intersection(*(set(run["seconds"]) for run in runs))
+    levels = [np.mean([math.log(run["seconds"][name]) for name in shared]) for run in runs]
+    found: dict[str, list[float]] = defaultdict(list)
+    for run, level in zip(runs, levels, strict=True):
+        for name, seconds in run["seconds"].items():
+            found[name].append(math.log(seconds) - level)
+    return {
+        **runs[0],
+        "seconds": {
+            name: rounded(math.exp(min(levels) + np.median(logs))) for name, logs in found.items()
+        },
+        "preparation": {
+            name: min(run["preparation"][name] for run in runs if name in run["preparation"])
+            for name in found
+        },
+    }
+
+
+def rounded(seconds: float) -> float:
+    return float(f"{seconds:.6g}")
+
+
+def merge(files: list[Path]) -> tuple[Any, list[Layer]]:
+    """The target and the layers of several files, of the layers that all of them have."""
+    runs = [json.loads(file.read_text()) for file in files]
+    if any(run["target"] != runs[0]["target"] for run in runs):
+        raise SystemExit("merge: the files are of different targets")
+    by_name = [{layer["name"]: layer for layer in run["layers"]} for run in runs]
+    names = [name for name in by_name[0] if all(name in layers for layers in by_name)]
+    return runs[0]["target"], [merged([layers[name] for layers in by_name]) for name in names]
+
+
 def rows_of(
     measured: list[Layer], target: Target
 ) -> dict[str, list[tuple[dict[str, float], float]]]:
@@ -336,7 +377,8 @@ def check(measured: list[Layer], target: Target) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.transform_costs")
-    parser.add_argument("step", choices=["measure", "fit", "check"])
+    parser.add_argument("step", choices=["measure", "merge", "fit", "check"])
+    parser.add_argument("files", type=Path, nargs="*", help="to merge")
     parser.add_argument("--core", help="as its file is named; that of this machine")
     parser.add_argument("--seconds", type=float, default=math.inf, help="stop after")
     arguments = parser.parse_args()
@@ -345,11 +387,14 @@ def main() -> None:
     data = DATA / f"{core}.json"
     found = json.loads(data.read_text()) if data.exists() else {}
     measured: list[Layer] = found.get("layers", [])
+    if bool(arguments.files) != (arguments.step == "merge"):
+        parser.error("merge takes files, the other steps take none")
     if arguments.step == "measure":
         measure_all(measured, cpu_target(), arguments.seconds)
-        shown = json.dumps(dataclasses.asdict(cpu_target()))
-        lines = ",\n".join(map(json.dumps, measured))
-        data.write_text(f'{{"target": {shown},\n"layers": [\n{lines}\n]}}\n')
+        write(data, dataclasses.asdict(cpu_target()), measured)
+        return
+    if arguments.step == "merge":
+        write(data, *merge(arguments.files))
         return
     known = found["target"]
     known = {k: tuple(v) if isinstance(v, list) else v for k, v in known.items()}
@@ -358,6 +403,12 @@ def main() -> None:
         fit(measured, target, core)
     else:
         check(measured, target)
+
+
+def write(data: Path, target: Any, layers: list[Layer]) -> None:
+    """Write a file of measurements, a line for each layer."""
+    lines = ",\n".join(map(json.dumps, layers))
+    data.write_text(f'{{"target": {json.dumps(target)},\n"layers": [\n{lines}\n]}}\n')
 
 
 def measure_all(measured: list[Layer], target: Target, seconds: float) -> None:

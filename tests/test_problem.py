@@ -379,7 +379,9 @@ def positions_read(p):
     return [p.step * place if place in inside else None for place in places]
 
 
-@given(st.integers(0, 60), st.integers(1, 4), sizes, sizes, st.integers(-9, 30), st.integers(-9, 30))
+@given(
+    st.integers(0, 60), st.integers(1, 4), sizes, sizes, st.integers(-9, 30), st.integers(-9, 30)
+)
 def test_a_thinned_problem_reads_the_same_positions(
     length, kernel_size, stride, dilation, left, right
 ):
