@@ -4,8 +4,6 @@ import json
 
 import pytest
 
-pytest.importorskip("rich")
-
 from benchmarks.transform_costs import merge, merged
 
 
