@@ -20,6 +20,7 @@ import argparse
 import dataclasses
 import json
 import math
+import statistics
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
@@ -139,6 +140,7 @@ def filters() -> Iterator[Layer]:
 
 
 def problem_of(layer: Layer, algorithm: Any = "direct") -> ConvProblem:
+    """The problem as its layer says it, not thinned: it is measured, fitted and checked as such."""
     padding = layer["padding"]
     geometry = Geometry(
         layer["kernel_size"], layer["in_channels"], layer["out_channels"], layer["stride"],
@@ -235,14 +237,15 @@ def measure(layer: Layer, target: Target) -> Layer:
     }
 
 
-# --- fitting
+# --- merging
 def merged(runs: list[Layer]) -> Layer:
     """One layer as several runs measured it: medians of how its algorithms compare.
 
-    A run is slower than another by one factor for all algorithms, that of what both have; the
-    level is that of the fastest. A run in which another kernel sums directly does not count.
+    A run is slower than another by one factor for all algorithms, that of what all runs have; the
+    level is that of the fastest. Runs count in which the kernel that sums directly is that of most.
     """
-    runs = [run for run in runs if run["kernel"] == runs[0]["kernel"]]
+    kernel = statistics.mode(run["kernel"] for run in runs)
+    runs = [run for run in runs if run["kernel"] == kernel]
     shared = set.intersection(*(set(run["seconds"]) for run in runs))
     levels = [np.mean([math.log(run["seconds"][name]) for name in shared]) for run in runs]
     found: dict[str, list[float]] = defaultdict(list)
@@ -275,6 +278,7 @@ def merge(files: list[Path]) -> tuple[Any, list[Layer]]:
     return runs[0]["target"], [merged([layers[name] for layers in by_name]) for name in names]
 
 
+# --- fitting
 def rows_of(
     measured: list[Layer], target: Target
 ) -> dict[str, list[tuple[dict[str, float], float]]]:
@@ -394,7 +398,8 @@ def main() -> None:
         write(data, dataclasses.asdict(cpu_target()), measured)
         return
     if arguments.step == "merge":
-        write(data, *merge(arguments.files))
+        merged_target, layers = merge(arguments.files)
+        write(DATA / f"{arguments.core or merged_target['core']}.json", merged_target, layers)
         return
     known = found["target"]
     known = {k: tuple(v) if isinstance(v, list) else v for k, v in known.items()}

@@ -42,10 +42,11 @@ def is_disabled() -> bool:
 
 
 class _Lean(CompilerBase):
-    """Numba's compiler for plain functions of numbers and pointers.
+    """Numba's compiler for plain functions of numbers, pointers and single elements of arrays.
 
-    Without the passes for closures, `with`, array expressions, branches on types and literals,
-    and parallel loops, none of which has anything to do in such a function.
+    Without the passes for closures and comprehensions, `with`, `raise`, array expressions, calls
+    that are inlined as Python, constant items of mixed tuples, branches on types and literals, and
+    parallel loops: a function that needs one of them fails to compile.
     """
 
     def define_pipelines(self) -> list[PassManager]:
@@ -97,9 +98,10 @@ def _compile_part(context: Any, function: Callable[..., Any], signature: Any, in
         flags.no_compile = flags.no_cpython_wrapper = flags.no_cfunc_wrapper = True
         kinds, result = signature.args, signature.return_type
         lean = _Lean(context.typing_context, context, library, kinds, result, flags, locals={})
-        parts[key] = lean.compile_extra(function).fndesc
+        part = parts[key] = lean.compile_extra(function).fndesc
+        part.typemap = part.calltypes = None  # as in Numba's caches: large, and done with
         # Unlike an external function, it is left out where it has been inlined.
-        library.get_function(parts[key].llvm_func_name).linkage = "linkonce_odr"
+        library.get_function(part.llvm_func_name).linkage = "linkonce_odr"
     return parts[key]
 
 

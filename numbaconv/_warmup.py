@@ -42,7 +42,9 @@ def jobs_of_layer(layer: Conv1D) -> Iterator[Job]:
 
     yield f"launchers of {layer.dtype}", functools.partial(compile_launchers, layer.dtype)
     seen = set()
-    for more in LENGTHS:
+    # Lengths that leave all remainders: the padding that makes "same" decides what is thinned.
+    remainders = range(layer._weights.geometry.common_step)
+    for more in (length + rest for length in LENGTHS for rest in remainders):
         problem = layer._problem(1, reach + more).thinned
         candidates: Sequence[Candidate | None] = [None]
         if dispatch.chosen(problem) in METHODS:
@@ -153,17 +155,17 @@ def with_progress(jobs: list[Job], progress: bool | None) -> Iterable[Job]:
 def warmup(*what: Any, progress: bool | None = None) -> None:
     """Compile, or load from the cache, the kernels that later calls will need.
 
-    Without it the first call of a layer takes 1-3 s where nothing is cached yet.
+    Without it the first call of a layer takes 2-4 s where nothing is cached yet.
 
     Parameters
     ----------
     *what : Conv1D or dtype
         Layers whose kernels are needed, or dtypes (float32, float64) for the common kernels of that
         precision: all but those of unusual small groups, of depthwise and narrow layers whose
-        stride differs from their dilation, of channel-first arrays, of one dilated channel, of
-        outputs of 2 MiB and more, of few positions with a large filter, of up to 36 products an
-        output (K*C_in/G), which are compiled in, and the tiles of transforms, of which a layer
-        needs few. Nothing stands for both.
+        stride differs from their dilation, of strided layers with K*C_out up to 512*stride, of
+        channel-first arrays, of one dilated channel, of outputs of 2 MiB and more, of few positions
+        with a large filter, of up to 36 products an output (K*C_in/G), which are compiled in, and
+        the tiles of transforms, of which a layer needs few. Nothing stands for both.
     progress : bool, optional
         Whether to show a progress bar; by default on a terminal. It needs tqdm.
 

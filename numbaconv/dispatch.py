@@ -123,7 +123,8 @@ class Explanation:
     declined : tuple of (str, str)
         Each kernel before it in the list, with its reason.
     details : dict
-        Tile, blocking, threads, memory of packed weights.
+        Tile, blocking, threads, memory of packed weights; which positions of x are read, if not
+        all.
     error_bound : str
     """
 
@@ -146,6 +147,6 @@ def explain_problem(problem: ConvProblem, weights: Weights) -> Explanation:
     details = plan.details()
     if problem.step > 1:
         g = problem.geometry
-        as_read = f"every {problem.step} positions, with stride {g.stride}, dilation {g.dilation}"
+        as_read = f"one in {problem.step} positions, with stride {g.stride}, dilation {g.dilation}"
         details = {"x is read": as_read, **details}
     return Explanation(choice.kernel.name, choice.declined, details, plan.error_bound())

@@ -148,6 +148,11 @@ class Geometry:
         return self.dilation * (self.kernel_size - 1) + 1
 
     @property
+    def common_step(self) -> int:
+        """Positions that outputs and taps lie a multiple of apart."""
+        return math.gcd(self.stride, self.dilation) if self.kernel_size > 1 else self.stride
+
+    @property
     def reduction(self) -> int:
         """Products summed for one output, R = K*C_in/G."""
         return self.kernel_size * self.group_in_channels
@@ -266,17 +271,19 @@ class ConvProblem:
         g = self.geometry
         return (self.length + sum(self.padding) - g.span) // g.stride + 1
 
-    @cached_property
+    @property
     def thinned(self) -> ConvProblem:
         """The same convolution of each `step`-th position of x, where no other one is read.
 
         That is so if outputs and taps lie a multiple of `step` apart: a pointwise layer with a
         stride has none, and one with stride and dilation 2 those of 1, with their fast kernels.
         """
-        g, (left, right) = self.geometry, self.padding
-        step = math.gcd(g.stride, g.dilation) if g.kernel_size > 1 else g.stride
-        is_plain = g.padding_mode == "zeros" or max(left, right) <= 0
-        if step == 1 or left % step or not is_plain:
+        g, step = self.geometry, self.geometry.common_step
+        if step == 1:
+            return self
+        left, right = self.padding
+        repeats_x = g.padding_mode != "zeros" and max(left, right) > 0
+        if left % step or repeats_x:
             return self
         stride = g.stride // step
         dilation = g.dilation // step if g.kernel_size > 1 else 1

@@ -927,6 +927,19 @@ def test_explain_names_kernel_declines_and_facts():
         assert re.search(pattern, text, re.MULTILINE), (pattern, text)
 
 
+@pytest.mark.parametrize(
+    "taps, stride, dilation, as_read",
+    [
+        (1, 3, 1, "one in 3 positions, with stride 1, dilation 1"),
+        (3, 2, 4, "one in 2 positions, with stride 1, dilation 2"),
+        (3, 2, 3, None),
+    ],
+)
+def test_explain_says_which_positions_are_left_out(taps, stride, dilation, as_read):
+    layer = Conv1D(taps, 4, 8, stride=stride, dilation=dilation)
+    assert explain(layer, np.zeros((1, 40, 4), np.float32)).details.get("x is read") == as_read
+
+
 def test_explain_states_the_unit_roundoff_of_float64():
     explanation = explain(make(dtype=F64, algorithm="direct"), normal(1, 9, 4, dtype=F64))
     assert "gamma(13)" in explanation.error_bound

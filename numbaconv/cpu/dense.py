@@ -6,7 +6,7 @@ its x are brought near, and whether its products are so few that they are writte
 
 from __future__ import annotations
 
-from ..problem import ConvProblem, Geometry
+from ..problem import ConvProblem
 from . import blocking
 from .blocking import Band, Panel, split_evenly
 from .dense_tile import (
@@ -47,10 +47,11 @@ FEW_PRODUCTS = 512
 MOST_X_LINES = 4
 
 
-def reads_x_little(geometry: Geometry) -> bool:
+def reads_x_little(problem: ConvProblem) -> bool:
     """Whether few products are made with each element of x."""
-    products = geometry.kernel_size * geometry.out_channels
-    return geometry.num_groups == 1 and products <= FEW_PRODUCTS * geometry.stride
+    g = problem.geometry
+    products = g.kernel_size * g.out_channels
+    return g.num_groups == 1 and products <= FEW_PRODUCTS * g.stride * problem.step
 
 
 def variant_of(
@@ -73,11 +74,12 @@ def variant_of(
             variant.append(STREAM_WEIGHTS)
         elif g.reduction < SHORT:
             variant.append(PREFETCH_OUTPUTS)
-        if g.reduction >= SHORT and not x_is_near and reads_x_little(g):
-            new_bytes = target.tile_rows[vectors - 1] * g.stride * problem.dtype.itemsize
+        if g.reduction >= SHORT and not x_is_near and reads_x_little(problem):
+            between = g.stride * problem.step
+            new_bytes = target.tile_rows[vectors - 1] * between * problem.dtype.itemsize
             lines = -(-new_bytes * UNROLL // (g.kernel_size * LINE))
             variant.append(f"{PREFETCH_X}{min(lines, MOST_X_LINES)}")
-    if g.group_in_channels == 1 and g.dilation > 1:
+    if g.group_in_channels == 1 and g.dilation * problem.step > 1:
         variant.append(ONE_CHANNEL)
     return tuple(variant)
 

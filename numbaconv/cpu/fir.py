@@ -107,6 +107,9 @@ class Fir(Family):
             return f"{g.in_channels} → {g.out_channels} channels: not a filter of one signal"
         if g.stride > 1:
             return f"stride={g.stride}: outputs are not side by side in x"
+        if problem.step > 1 and g.kernel_size > target.lanes(problem.dtype):
+            # Whether x is thinned depends on the padding, and so must not the order of sums.
+            return f"x is read every {problem.step} positions: taps are summed one after another"
         return None
 
     def panels(self, problem: ConvProblem, target: Target) -> list[Panel]:

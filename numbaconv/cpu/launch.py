@@ -32,7 +32,8 @@ def overlap(call, x, y):
 def launch(kernel, call, x, y, extra):
     """Run a macrokernel in this thread, unless x and y (arrays or addresses) overlap.
 
-    `extra` is its last argument. Returns whether it ran.
+    `extra` is its last argument: whether panels are divided, or the address of what to redo.
+    Returns whether it ran.
     """
     x_address, y_address = address(x), address(y)
     if overlap(call, x_address, y_address):

@@ -102,8 +102,8 @@ def call_address(typingctx, address, arguments):
     return types.void(types.int64, arguments), codegen
 
 
-# Bytes in front of scratch: where it is freed.
-ADDRESS = 8
+# Bytes in front of scratch, for the address to free.
+HEADER = 8
 
 
 @intrinsic
@@ -116,13 +116,13 @@ def allocate(typingctx, elements, element):
 
     def codegen(context, builder, signature, values):
         size = builder.mul(values[0], i64(element.dtype.bitwidth // 8))
-        place = context.nrt.allocate(builder, builder.add(size, i64(ADDRESS + LINE - 1)))
+        place = context.nrt.allocate_unchecked(builder, builder.add(size, i64(HEADER + LINE - 1)))
         with builder.if_then(cgutils.is_null(builder, place), likely=False):
             trap = ir.FunctionType(void, [])
             builder.call(builder.module.declare_intrinsic("llvm.trap", fnty=trap), [])
         place = builder.ptrtoint(place, i64)
-        line = builder.and_(builder.add(place, i64(ADDRESS + LINE - 1)), i64(-LINE))
-        builder.store(place, builder.inttoptr(builder.sub(line, i64(ADDRESS)), i64.as_pointer()))
+        line = builder.and_(builder.add(place, i64(HEADER + LINE - 1)), i64(-LINE))
+        builder.store(place, builder.inttoptr(builder.sub(line, i64(HEADER)), i64.as_pointer()))
         return line
 
     return types.int64(types.int64, element), codegen
@@ -133,7 +133,7 @@ def release(typingctx, address):
     """Give back what `allocate` returned."""
 
     def codegen(context, builder, signature, values):
-        place = builder.inttoptr(builder.sub(values[0], i64(ADDRESS)), i64.as_pointer())
+        place = builder.inttoptr(builder.sub(values[0], i64(HEADER)), i64.as_pointer())
         byte = ir.IntType(8).as_pointer()
         context.nrt.free(builder, builder.inttoptr(builder.load(place), byte))
         return context.get_dummy_value()

@@ -204,7 +204,7 @@ def call_table(
     positions, shape = window_for(blocking, inside)
     stage_rows = max(blocking.run, positions)
     stage_width = max(panel.columns for panel in blocking.panels)
-    band = blocking.band
+    band, line = blocking.band, LINE // itemsize
     merges = blocking.family.sums_channels and geometry.num_groups == 1
     window_merges = blocking.family.sums_channels and band.row == geometry.group_in_channels
     panels, blocks = panel_table(blocking, past_caches), block_table(blocking)
@@ -225,7 +225,7 @@ def call_table(
         window_stride=shape.stride, window_dilation=shape.dilation,
         window_strips=shape.strips, window_pitch=shape.pitch, window_step=shape.step,
         window_first_rows=shape.first_rows, window_more_rows=shape.more_rows,
-        window_size=-(-shape.rows(positions) * band.row // LINE) * LINE,  # the stage is behind it
+        window_size=-(-shape.rows(positions) * band.row // line) * line,  # the stage is behind it
         window_row=1 if unit_rows else band.row,
         window_channel=shape.rows(positions) if unit_rows else 1,
         band_channels=band.channels, band_step=band.step, band_panels=band.panels,
@@ -236,7 +236,7 @@ def call_table(
         row_tile=blocking.tile.rows,
         least_piece=least_piece(problem, blocking.tile.rows, blocking.run, blocking.target),
         weights=0, bias=0,
-        x_bytes=math.prod(x_shape) * itemsize,
+        x_bytes=math.prod(x_shape) * itemsize * problem.step,
         copier=0 if is_plain else copier_address(problem.dtype),
         filler=filler_address(problem.dtype),
     )  # fmt: skip

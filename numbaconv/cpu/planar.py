@@ -45,7 +45,8 @@ UNROLL = 2
 # channel-last call on 32 → 64 K3, 1.25 against 1.15 on 64 → 128 K3, but 1.4 against 1.6 on
 # 64 → 128 K1, and 1.4 against 1.1 on 256 → 256 K1 at L = 3968); and output channels up to which
 # it is for any number of products, since no lane is idle (0.7 against 1.2 on 15 → 15 K51, 1.1
-# against 1.3 on 48 → 48 K3).
+# against 1.3 on 48 → 48 K3). Through windows, where x is read in steps, it is alike: 64 → 64 K1 s2
+# takes 1.22 against 1.34, 80 → 384 1.04 against 1.15, 128 → 128 1.27 against 1.20 (Zen 3).
 LONGEST, LONGEST_POINTWISE, NARROW = 96, 128, 48
 
 # On channel-last arrays: products from which a few channels are worth transposing (4 → 4 K31

@@ -92,7 +92,7 @@ def lines_held(problem: ConvProblem, target: Target) -> int:
     Lines a power of two apart share few of its sets, which lie in `CACHE_WAY` bytes.
     """
     g = problem.geometry
-    distance = g.in_channels * problem.dtype.itemsize * g.dilation
+    distance = g.in_channels * problem.dtype.itemsize * g.dilation * problem.step
     return target.l1 // max(LINE, math.gcd(distance, CACHE_WAY))
 
 

@@ -304,18 +304,21 @@ def copy_strided(
 ):  # fmt: skip
     """target[r, c] = source[r, c] for any strides.
 
-    A transposition goes by VL×VL squares, or by shuffles of a few planes.
+    Rows that are steps along rows of the source go by vectors, columns that are (transpositions) by
+    VL×VL squares, or by shuffles of a few planes; what neither helps goes element by element.
     """
     if target_column != 1:  # name the axes so that columns of the target are contiguous
         target_row, target_column = target_column, target_row
         source_row, source_column = source_column, source_row
         rows, columns = columns, rows
-    if target_column != 1 or min(rows, columns) < LEAST:
+    if target_column != 1:
         copy_elements(
             target, target_row, target_column, source, source_row, source_column, rows, columns
         )  # fmt: skip
-    elif abs(source_row) > abs(source_column):
+    elif rows == 1 or abs(source_row) > abs(source_column):
         pick_columns(target, target_row, source, source_row, source_column, rows, columns)
+    elif columns < LEAST:
+        copy_elements(target, target_row, 1, source, source_row, source_column, rows, columns)
     else:
         lanes, done_rows, done_columns = lanes_of(target), 0, 0
         if source_row == 1 and target_row == columns < lanes:

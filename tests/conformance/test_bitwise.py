@@ -24,6 +24,10 @@ SHAPES = (
     Case(5, 1, 1, 700, dilation=3),
     Case(5, 40, 3, 300, has_bias=True),
     Case(3, 33, 1, 300, dilation=2),
+    # Where the padding is a multiple of the common step, the positions in between are left out.
+    Case(37, 1, 1, 700, stride=2, dilation=2),
+    Case(4, 20, 24, 300, stride=2, dilation=4),
+    Case(1, 20, 40, 300, stride=3),
 )
 shapes = pytest.mark.parametrize("case", SHAPES, ids=str)
 dtypes = pytest.mark.parametrize("dtype", DTYPES)
@@ -98,10 +102,11 @@ def test_a_stream_in_pieces(case, dtype, piece):
 
 @shapes
 @dtypes
-def test_padding_and_the_same_numbers_in_x(case, dtype):
-    case = case.but(padding=(6, 9), dtype=dtype)
+@pytest.mark.parametrize("left", [5, 6])
+def test_padding_and_the_same_numbers_in_x(case, dtype, left):
+    case = case.but(padding=(left, 9), dtype=dtype)
     x, filter, bias = case.arrays(normal)
-    padded = np.pad(x, ((0, 0), (6, 9), (0, 0)))
+    padded = np.pad(x, ((0, 0), (left, 9), (0, 0)))
     assert_same_bits(
         make_layer(case, filter, bias)(x), make_layer(case.but(padding=0), filter, bias)(padded)
     )

@@ -142,6 +142,21 @@ def test_strides_and_dilations(stride, dilation, side):
 
 
 @sides
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("stride", [2, 3])
+def test_positions_left_out(stride, dtype, side):
+    """Steps along x by vectors, which must not touch what lies behind its last position."""
+    for length in range(1, 70):
+        case = Case(1, 9, 12, length, stride=stride, permute=True, dtype=dtype)
+        assert_stays_inside(case, side)
+        assert_stays_inside(case.but(in_channels=70, out_channels=130), side)
+    for length in range(80, 96):
+        case = Case(20, 1, 1, length, stride=stride, dilation=stride, dtype=dtype)
+        assert_stays_inside(case, side)
+        assert_stays_inside(case.but(in_channels=4, out_channels=4, permute=True), side)
+
+
+@sides
 def test_no_positions_at_all(side):
     assert_stays_inside(Case(3, 7, 20, 0, padding=4, has_bias=True), side)
     assert_stays_inside(Case(3, 7, 20, 10, batch=0), side)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import numba
 import numpy as np
 import pytest
@@ -26,6 +29,7 @@ from numbaconv.cpu.tables import BLOCK, TABLES
 from numbaconv.cpu.target import host
 from numbaconv.cpu.transposition import copier_address
 from numbaconv.interop import address_of
+from tests.conftest import ROOT
 from tests.cpu.pointers import data
 
 DTYPES = [np.float32, np.float64]
@@ -101,6 +105,23 @@ def test_scratch_begins_a_line_and_is_nobody_elses(dtype):
 
     for count in [0, 1, 3, 100, 1_000_000] * 3:
         assert run(count) == (count, 0, 0)
+
+
+def test_a_process_without_memory_ends():
+    """A C function cannot raise, and outputs must not stay as they were."""
+    code = """if True:
+        import numba
+        from numbaconv.cpu.memory import allocate
+
+        @numba.njit
+        def run(count):
+            return allocate(count, numba.float64)
+
+        print(run(4) % 64, flush=True)
+        print(run(1 << 55), flush=True)
+    """
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert (done.stdout, done.returncode < 0) == ("0\n", True)
 
 
 # --- tables
