@@ -1,4 +1,4 @@
-"""The cost model of `algorithm="auto"`: measure, fit, check.
+"""The cost model of `algorithm="auto"`: measure, merge, fit, check.
 
     python -m benchmarks.transform_costs measure [--seconds S]
     python -m benchmarks.transform_costs merge FILE FILE ... [--core NAME]
@@ -386,20 +386,20 @@ def main() -> None:
     parser.add_argument("--core", help="as its file is named; that of this machine")
     parser.add_argument("--seconds", type=float, default=math.inf, help="stop after")
     arguments = parser.parse_args()
-    numba.config.NUMBA_NUM_THREADS = 1  # layers are measured on one core, so estimates are of one
-    core = arguments.core or cpu_target().core
-    data = DATA / f"{core}.json"
-    found = json.loads(data.read_text()) if data.exists() else {}
-    measured: list[Layer] = found.get("layers", [])
     if bool(arguments.files) != (arguments.step == "merge"):
         parser.error("merge takes files, the other steps take none")
+    if arguments.step == "merge":
+        target_of_all, layers = merge(arguments.files)
+        write(arguments.core or target_of_all["core"], target_of_all, layers)
+        return
+    numba.config.NUMBA_NUM_THREADS = 1  # layers are measured on one core, so estimates are of one
+    core = arguments.core or cpu_target().core
+    data = file_of(core)
+    found = json.loads(data.read_text()) if data.exists() else {}
+    measured: list[Layer] = found.get("layers", [])
     if arguments.step == "measure":
         measure_all(measured, cpu_target(), arguments.seconds)
-        write(data, dataclasses.asdict(cpu_target()), measured)
-        return
-    if arguments.step == "merge":
-        merged_target, layers = merge(arguments.files)
-        write(DATA / f"{arguments.core or merged_target['core']}.json", merged_target, layers)
+        write(core, dataclasses.asdict(cpu_target()), measured)
         return
     known = found["target"]
     known = {k: tuple(v) if isinstance(v, list) else v for k, v in known.items()}
@@ -410,10 +410,15 @@ def main() -> None:
         check(measured, target)
 
 
-def write(data: Path, target: Any, layers: list[Layer]) -> None:
-    """Write a file of measurements, a line for each layer."""
+def file_of(core: str) -> Path:
+    """Where the measurements of a kind of core are."""
+    return DATA / f"{core}.json"
+
+
+def write(core: str, target: Any, layers: list[Layer]) -> None:
+    """Write the measurements of a kind of core, a line for each layer."""
     lines = ",\n".join(map(json.dumps, layers))
-    data.write_text(f'{{"target": {json.dumps(target)},\n"layers": [\n{lines}\n]}}\n')
+    file_of(core).write_text(f'{{"target": {json.dumps(target)},\n"layers": [\n{lines}\n]}}\n')
 
 
 def measure_all(measured: list[Layer], target: Target, seconds: float) -> None:

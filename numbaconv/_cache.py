@@ -189,12 +189,17 @@ def write(path: Path, key: bytes, payload: bytes) -> None:
         logger.info("%s was not kept: %s", path, error)
 
 
+def entry_name(prefix: str, key: bytes) -> str:
+    """The file of the entry of a key."""
+    return f"{prefix}-{hashlib.sha256(key).hexdigest()[:20]}.bin"
+
+
 def kept(prefix: str, key: bytes, make: Callable[[], bytes]) -> bytes:
     """The payload of the entry of a key, made and written if it is not there."""
     place = folder()
     if place is None:
         return make()
-    path = place / f"{prefix}-{hashlib.sha256(key).hexdigest()[:20]}.bin"
+    path = place / entry_name(prefix, key)
     payload = read(path, key)
     if not payload:
         payload = make()
@@ -219,7 +224,7 @@ class KernelCache:
             return None
         key = f"{self._name}{signature}".encode()
         short = self._name.rpartition(".")[2]
-        return path / f"{short}-{hashlib.sha256(key).hexdigest()[:20]}.bin", key
+        return path / entry_name(short, key), key
 
     def load_overload(self, signature: Any, target_context: Any) -> Any:
         """Return a compiled function, or None to have it compiled."""

@@ -42,8 +42,8 @@ def jobs_of_layer(layer: Conv1D) -> Iterator[Job]:
 
     yield f"launchers of {layer.dtype}", functools.partial(compile_launchers, layer.dtype)
     seen = set()
-    # Lengths that leave all remainders: the padding that makes "same" decides what is thinned.
-    remainders = range(layer._weights.geometry.common_step)
+    # Where the padding depends on the length, all remainders: it decides what is thinned.
+    remainders = range(layer._weights.geometry.common_step if padding == "same" else 1)
     for more in (length + rest for length in LENGTHS for rest in remainders):
         problem = layer._problem(1, reach + more).thinned
         candidates: Sequence[Candidate | None] = [None]
@@ -155,7 +155,7 @@ def with_progress(jobs: list[Job], progress: bool | None) -> Iterable[Job]:
 def warmup(*what: Any, progress: bool | None = None) -> None:
     """Compile, or load from the cache, the kernels that later calls will need.
 
-    Without it the first call of a layer takes 2-4 s where nothing is cached yet.
+    Without it the first call of a layer takes 2-5 s where nothing is cached yet.
 
     Parameters
     ----------

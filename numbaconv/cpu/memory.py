@@ -243,7 +243,7 @@ def lanes_of(typingctx, base):
 @_jit.inner
 def clear_block(target, target_row, target_column, rows, columns):
     """target[r, c] = 0 where rows or columns are contiguous."""
-    if target_column != 1:  # name the axes so that columns of the target are contiguous
+    if target_column != 1:
         target_row, rows, columns = target_column, columns, rows
     if target_row == columns:
         rows, columns = 1, rows * columns
