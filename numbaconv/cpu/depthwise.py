@@ -22,6 +22,11 @@ FAR_Y, FAR_X = 24 << 10, 1 << 20
 # and K31 2×; at 2 MiB K4 and K31 lose 1.1×.
 FAR, FAR_BYTES = "far", 3 << 20
 
+# Copies of x that keep rows apart (`sliced.window_run`) are near, and y is all that is far. Zen 3,
+# 512 channels, 8 MiB: K7 gains 1.15× and K31 1.05-1.08×; on 1024, whose rows of y leave no place in
+# the first cache for the next ones, K9 loses 1.08×.
+FAR_OUTPUTS = "far_y"
+
 # Most rows of its tiles, and where the first cache holds fewer than so many rows' lines at once: K4
 # on 512 channels gains 1.2× by 4 rows, on 1536 3.3×; on 200 it loses 1.25×, on 1600 1.2×.
 FAR_ROWS, FAR_ROWS_COLLIDING, FEW_LINES = 8, 4, 64
@@ -43,13 +48,15 @@ class DepthwiseEmitter(SlicedEmitter):
 
         Stores that miss the second cache else hold up the loads behind them.
         """
-        if not (self.v.is_avx512 or FAR in self.tile.variant):
+        v, b, rows, variant = self.v, self.v.ir, self.full_rows, self.tile.variant
+        if not (v.is_avx512 or FAR in variant or FAR_OUTPUTS in variant):
             return
-        v, b, rows = self.v, self.v.ir, self.full_rows
         if not self.tile.streams:
             with self.if_far(b.mul(b.mul(self.taps, self.taps), i64(FAR_Y))):
                 following = v.at(y, b.mul(self.y_step, i64(rows)))
                 self.prefetch_rows(following, self.y_step, rows, vectors=1)
+        if FAR_OUTPUTS in variant:
+            return
         with self.if_far(b.mul(self.taps, i64(FAR_X))):
             last = b.mul(b.sub(self.taps, i64(1)), self.x_tap)
             following = v.at(x, b.add(b.mul(self.row_step, i64(rows)), last))
@@ -58,7 +65,7 @@ class DepthwiseEmitter(SlicedEmitter):
 
     def if_far(self, limit: Any) -> AbstractContextManager[Any]:
         """Emit a block for an x of more than `limit` bytes, or one that is known to be far."""
-        if FAR in self.tile.variant:
+        if not self.v.is_avx512:
             return nullcontext()
         b = self.v.ir
         return b.if_then(b.icmp_signed(">", self.x_bytes, limit))
@@ -72,7 +79,7 @@ class Depthwise(Sliced):
 
     def tile_rows(self, problem: ConvProblem, target: Target) -> tuple[int, int]:
         rows, block = super().tile_rows(problem, target)
-        if self.further_variant(problem, target):
+        if FAR in self.further_variant(problem, target):
             do_collide = lines_held(problem, target) < FEW_LINES
             rows = min(rows, FAR_ROWS_COLLIDING if do_collide else FAR_ROWS)
         return rows, block
@@ -80,8 +87,12 @@ class Depthwise(Sliced):
     def further_variant(self, problem: ConvProblem, target: Target) -> tuple[str, ...]:
         g = problem.geometry
         x_bytes = problem.batch * problem.length * g.in_channels * problem.dtype.itemsize
-        is_far = x_bytes > FAR_BYTES and target.isa != "avx512"
-        return (FAR,) if is_far and not window_run(problem, target) else ()
+        if x_bytes <= FAR_BYTES or target.isa == "avx512":
+            return ()
+        if not window_run(problem, target):
+            return (FAR,)
+        rows, _ = super().tile_rows(problem, target)
+        return (FAR_OUTPUTS,) if lines_held(problem, target) >= rows else ()
 
     def declines(self, problem: ConvProblem, target: Target) -> str | None:
         g = problem.geometry

@@ -37,11 +37,12 @@ from tests.codegen.reader import (
 SMALL_GROUPS = ((1, 1), (1, 2), (2, 1), (2, 2), (3, 3), (2, 4), (4, 4), (8, 8))
 
 
-def shapes(lanes: int) -> Iterator[tuple[int, int, int, int]]:
-    """(C_in, C_out, groups, dilation) that between them need every kind of tile."""
+def shapes(lanes: int) -> Iterator[tuple[int, ...]]:
+    """(C_in, C_out, groups, dilation), and K if not 3, that need every kind of tile."""
     for channels in range(1, 71):
         for inputs, dilation in ((3, 1), (12, 1), (8000, 1), (1, 2)):  # short, plain, long, one
             yield inputs, channels, 1, dilation
+    yield 512, 512, 512, 1, 5  # rows collide, and are copied
     for dilation in (1, 2):
         yield 1, 1, 1, dilation
         for inputs in (3 * lanes, 3 * lanes - 1):
@@ -56,14 +57,15 @@ def shapes(lanes: int) -> Iterator[tuple[int, int, int, int]]:
 def shipped_tiles(isa: str) -> tuple[Tile, ...]:
     target, tiles = ISAS[isa], {}
     for dtype in (np.dtype(np.float32), np.dtype(np.float64)):
-        for inputs, outputs, groups, dilation in shapes(target.lanes(dtype)):
+        for inputs, outputs, groups, dilation, *taps in shapes(target.lanes(dtype)):
             near, far = 300, 20_000
             for layout, stride, length in (
                 ("NLC", 1, near), ("NLC", 1, far), ("NCL", 1, near), ("NCL", 2, near)
             ):  # fmt: skip
                 geometry = Geometry(
-                    3, inputs, outputs, stride=stride, dilation=dilation, num_groups=groups
-                )
+                    *(taps or [3]), inputs, outputs,
+                    stride=stride, dilation=dilation, num_groups=groups,
+                )  # fmt: skip
                 problem = ConvProblem(geometry, 1, length, dtype, layout=layout)
                 for family in FAMILIES:
                     if family.declines(problem, target) is None:

@@ -155,7 +155,7 @@ def test_targets_are_values():
         registers=16,
         fma=True,
         tile_rows=(9, 6),
-        short_rows=(8, 6),
+        short_rows=(8, 4),
         prefetch_bits=(32,),
     )
     assert same == ISAS["avx2"]
