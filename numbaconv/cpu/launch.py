@@ -11,8 +11,7 @@ import numpy as np
 from numba.core import types
 
 from .. import _jit
-from .memory import address, call_address, record
-from .sharing import counters
+from .memory import address, call_address, record, stack_zeros
 
 
 def signature_of(dtype: np.dtype, integers: int = 7) -> types.Type:
@@ -38,7 +37,7 @@ def launch(kernel, call, x, y, extra):
     x_address, y_address = address(x), address(y)
     if overlap(call, x_address, y_address):
         return False
-    call_address(kernel, (0, call, x_address, y_address, 0, 1, counters(1), extra))
+    call_address(kernel, (0, call, x_address, y_address, 0, 1, stack_zeros(1), extra))
     return True
 
 
@@ -48,7 +47,7 @@ def launch_parallel(kernel, call, x, y, workers, extra):
     x_address, y_address = address(x), address(y)
     if overlap(call, x_address, y_address):
         return False
-    queue = counters(workers)
+    queue = stack_zeros(workers)
     for worker in numba.prange(workers):
         call_address(kernel, (0, call, x_address, y_address, worker, workers, queue, extra))
     return True

@@ -2,7 +2,7 @@
 
 One macrokernel serves all families. Band by band of the panels, it splits the positions of y
 into runs that read x in place and runs that read a window, and hands each run to the panel
-kernels.
+kernels; or some runs together, where weights come from far and all of them are to meet those.
 
 It is compiled once for each dtype into a C function, which launchers call by address.
 """
@@ -17,6 +17,7 @@ from numba.core import types
 from .. import _jit
 from .launch import signature_of
 from .memory import (
+    address,
     allocate,
     call_address,
     offset,
@@ -24,52 +25,64 @@ from .memory import (
     record,
     release,
     smaller,
+    stack_zeros,
 )  # fmt: skip
 from .sharing import first_item, next_unit, pieces_of
+from .tables import RUN
 from .window import fill_window
+
+RUN_FIELDS = len(RUN.names or ())
 
 
 @_jit.inner
-def compute_run(
-    element, call, source, row, tap, channel, is_window, is_merged, y, rows, first, last,
-    first_block, last_block, stage,
-):  # fmt: skip
-    """Positions of one run for panels first … last-1; `source` is the first position's field."""
+def compute_runs(element, call, runs, count, first_panel, last_panel, stage):
+    """`count` runs for panels first … last-1, whose weights they share; or block by block."""
     c = record(call, 0, "call")
+    step = 1 if c.is_block_by_block else c.block_count
+    for first_block in range(0, c.block_count, step):
+        for p in range(first_panel, last_panel):
+            for i in range(count):
+                compute_run(element, call, runs, i, p, first_block, first_block + step, stage)
+
+
+@_jit.inner
+def compute_run(element, call, runs, i, p, first_block, last_block, stage):
+    """Positions of one run, of one panel."""
+    c, run = record(call, 0, "call"), record(runs, i, "run")
+    source, row, tap, channel = pointer(run.source, element), run.row, run.tap, run.channel
     weights, biases = pointer(c.weights, element), pointer(c.bias, element)
-    for p in range(first, last):
-        panel = record(c.panels, p, "panel")
-        x_offset = panel.x_offset
-        if is_window:
-            x_offset -= p // c.band_panels * c.band_step
-        y_panel = offset(y, panel.first_channel * c.y_channel)
-        target, target_row, target_channel = y_panel, c.y_row, c.y_channel
-        if c.stage_size:
-            target, target_row, target_channel = stage, c.stage_row, c.stage_channel
-        for b in range(first_block, last_block):
-            block = record(c.blocks, b, "block")
-            done = block.first_tap * block.full_depth + block.first_channel
-            taps, depth = block.taps, block.depth
-            if is_merged:  # taps follow each other in memory: one long row
-                taps, depth = 1, taps * depth
-            accumulate = b
-            ahead = panel.width * (c.reduction if c.is_block_by_block else block.taps * block.depth)
-            arguments = (
-                0,
-                offset(source, block.first_tap * tap + (x_offset + block.first_channel) * channel),
-                offset(weights, panel.weights + done * panel.width),
-                offset(biases, panel.bias),
-                target,
-                row, tap, channel, panel.x_slice, target_row, target_channel,
-                rows, taps, depth, panel.slices, panel.last_lanes, accumulate, c.x_bytes, ahead,
-            )  # fmt: skip
-            call_address(panel.kernel, arguments)
-        if c.stage_size:
-            staged = (
-                y_panel, c.y_row, c.y_channel, stage, c.stage_row, c.stage_channel,
-                rows, panel.channels,
-            )  # fmt: skip
-            call_address(c.copier, staged)
+    panel = record(c.panels, p, "panel")
+    x_offset = panel.x_offset
+    if run.is_window:
+        x_offset -= p // c.band_panels * c.band_step
+    y_panel = offset(pointer(run.y, element), panel.first_channel * c.y_channel)
+    target, target_row, target_channel = y_panel, c.y_row, c.y_channel
+    if c.stage_size:
+        target, target_row, target_channel = stage, c.stage_row, c.stage_channel
+    for b in range(first_block, last_block):
+        block = record(c.blocks, b, "block")
+        done = block.first_tap * block.full_depth + block.first_channel
+        taps, depth = block.taps, block.depth
+        if run.is_merged:  # taps follow each other in memory: one long row
+            taps, depth = 1, taps * depth
+        accumulate = b
+        ahead = panel.width * (c.reduction if c.is_block_by_block else block.taps * block.depth)
+        arguments = (
+            0,
+            offset(source, block.first_tap * tap + (x_offset + block.first_channel) * channel),
+            offset(weights, panel.weights + done * panel.width),
+            offset(biases, panel.bias),
+            target,
+            row, tap, channel, panel.x_slice, target_row, target_channel,
+            run.rows, taps, depth, panel.slices, panel.last_lanes, accumulate, c.x_bytes, ahead,
+        )  # fmt: skip
+        call_address(panel.kernel, arguments)
+    if c.stage_size:
+        staged = (
+            y_panel, c.y_row, c.y_channel, stage, c.stage_row, c.stage_channel,
+            run.rows, panel.channels,
+        )  # fmt: skip
+        call_address(c.copier, staged)
 
 
 @_jit.inner(result=types.int64)
@@ -82,7 +95,7 @@ def interior_from(call, first, last):
 
 @_jit.inner
 def compute_positions(
-    element, call, x, y, first, last, first_panel, last_panel, window, stage
+    element, call, x, y, first, last, first_panel, last_panel, window, stage, runs
 ):  # fmt: skip
     """Positions first … last-1, counted through the batch, for some of the panels."""
     c = record(call, 0, "call")
@@ -91,51 +104,45 @@ def compute_positions(
         next_panel = smaller(last_panel, (band + 1) * c.band_panels)
         # First the interior, then a border on its left: weights of the next panel are brought
         # nearer while many positions share those of the last, and a border has few.
-        interior = interior_from(call, first, last)
-        step = 1 if c.is_block_by_block else c.block_count
-        for first_block in range(0, c.block_count, step):
-            begin, end = interior, last
-            for _ in range(2):
-                compute_band(
-                    element, call, x, y, band, first_panel, next_panel, begin, end,
-                    first_block, first_block + step, window, stage,
-                )  # fmt: skip
-                begin, end = first, interior
+        interior, done = interior_from(call, first, last), 0
+        while done < last - first:
+            count = 0
+            while count < c.runs_together and done < last - first:
+                begin, end = interior + done, last
+                if begin >= last:
+                    begin, end = begin - (last - first), interior
+                room = offset(window, count * c.window_size)
+                done += begin_run(element, call, x, y, band, begin, end, room, runs, count)
+                count += 1
+            compute_runs(element, call, runs, count, first_panel, next_panel, stage)
         first_panel = next_panel
 
 
-@_jit.inner
-def compute_band(
-    element, call, x, y, band, first_panel, last_panel, first, last, first_block, last_block,
-    window, stage,
-):  # fmt: skip
-    """Positions first … last-1 of the batch, for panels of one band and some blocks."""
-    c = record(call, 0, "call")
-    while first < last:
-        n = first // c.length_out
-        l = first - n * c.length_out
-        rows = smaller(last - first, c.length_out - l)
-        x_n = offset(x, n * c.x_batch)
-        origin = l * c.stride - c.left
-        is_window = not c.inside_first <= l < c.inside_last
-        if is_window:
-            rows = smaller(rows, c.window_run)
-            if l < c.inside_first:
-                rows = smaller(rows, c.inside_first - l)
-            fill_window(window, call, x_n, origin, rows, band * c.band_step)
-            source, is_merged = window, c.window_is_merged
-            row, tap = c.window_stride * c.window_row, c.window_dilation * c.window_row
-            channel = c.window_channel
-        else:
-            rows = smaller(rows, smaller(c.run, c.inside_last - l))
-            source, is_merged = offset(x_n, origin * c.x_row), c.x_is_merged
-            row, tap, channel = c.stride * c.x_row, c.dilation * c.x_row, c.x_channel
-        compute_run(
-            element, call, source, row, tap, channel, is_window, is_merged,
-            offset(y, n * c.y_batch + l * c.y_row), rows, first_panel, last_panel,
-            first_block, last_block, stage,
-        )  # fmt: skip
-        first += rows
+@_jit.inner(result=types.int64)
+def begin_run(element, call, x, y, band, first, last, window, runs, i):
+    """Make run `i` of positions from `first` on, in place or through `window`: how many it has."""
+    c, run = record(call, 0, "call"), record(runs, i, "run")
+    n = first // c.length_out
+    l = first - n * c.length_out
+    rows = smaller(last - first, c.length_out - l)
+    x_n = offset(x, n * c.x_batch)
+    origin = l * c.stride - c.left
+    is_window = not c.inside_first <= l < c.inside_last
+    if is_window:
+        rows = smaller(rows, c.window_run)
+        if l < c.inside_first:
+            rows = smaller(rows, c.inside_first - l)
+        fill_window(window, call, x_n, origin, rows, band * c.band_step)
+        run.source, run.is_merged = address(window), c.window_is_merged
+        run.row, run.tap = c.window_stride * c.window_row, c.window_dilation * c.window_row
+        run.channel = c.window_channel
+    else:
+        rows = smaller(rows, smaller(c.run, c.inside_last - l))
+        run.source, run.is_merged = address(offset(x_n, origin * c.x_row)), c.x_is_merged
+        run.row, run.tap, run.channel = c.stride * c.x_row, c.dilation * c.x_row, c.x_channel
+    run.is_window, run.rows = is_window, rows
+    run.y = address(offset(y, n * c.y_batch + l * c.y_row))
+    return rows
 
 
 def convolve(element, call, x_address, y_address, worker, workers, queue, divide_panels):
@@ -145,9 +152,10 @@ def convolve(element, call, x_address, y_address, worker, workers, queue, divide
     """
     c = record(call, 0, "call")
     x, y = offset(pointer(x_address, element), c.crop * c.x_row), pointer(y_address, element)
-    scratch = allocate(c.window_size + c.stage_size, element)
+    scratch = allocate(c.runs_together * c.window_size + c.stage_size, element)
     window = pointer(scratch, element)
-    stage = offset(window, c.window_size)
+    stage = offset(window, c.runs_together * c.window_size)
+    runs = stack_zeros(c.runs_together * RUN_FIELDS)
     positions = c.batch * c.length_out
     total, multiple, least = positions, c.row_tile, c.least_piece
     if divide_panels:
@@ -161,7 +169,7 @@ def convolve(element, call, x_address, y_address, worker, workers, queue, divide
         if divide_panels:
             first, last, first_panel, last_panel = 0, positions, first, last
         compute_positions(
-            element, call, x, y, first, last, first_panel, last_panel, window, stage
+            element, call, x, y, first, last, first_panel, last_panel, window, stage, runs
         )  # fmt: skip
         unit = next_unit(queue, worker, workers, workers * pieces)
     release(scratch)
@@ -171,11 +179,12 @@ def convolve_range(element, call, x_address, y_address, first, last):
     """Positions first … last-1, counted through the batch, of all panels."""
     c = record(call, 0, "call")
     x, y = offset(pointer(x_address, element), c.crop * c.x_row), pointer(y_address, element)
-    scratch = allocate(c.window_size + c.stage_size, element)
+    scratch = allocate(c.runs_together * c.window_size + c.stage_size, element)
     window = pointer(scratch, element)
-    stage = offset(window, c.window_size)
+    stage = offset(window, c.runs_together * c.window_size)
+    runs = stack_zeros(c.runs_together * RUN_FIELDS)
     compute_positions(
-        element, call, x, y, first, last, 0, c.panel_count, window, stage
+        element, call, x, y, first, last, 0, c.panel_count, window, stage, runs
     )  # fmt: skip
     release(scratch)
 

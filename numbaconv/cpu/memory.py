@@ -49,9 +49,11 @@ def record(typingctx, address, index, table):
 
 @intrinsic
 def address(typingctx, array):
-    """The address (int64) of an array's first element; an address already is one."""
+    """The address (int64) of an array's first element, or of a pointer; an address is one."""
 
     def codegen(context, builder, signature, values):
+        if isinstance(array, types.CPointer):
+            return builder.ptrtoint(values[0], i64)
         if not isinstance(array, types.Array):
             return context.cast(builder, values[0], array, types.int64)
         return builder.ptrtoint(context.make_array(array)(context, builder, values[0]).data, i64)
@@ -100,6 +102,19 @@ def call_address(typingctx, address, arguments):
         return context.get_dummy_value()
 
     return types.void(types.int64, arguments), codegen
+
+
+@intrinsic
+def stack_zeros(typingctx, count):
+    """The address of `count` zeros (int64) that live until the calling function returns."""
+
+    def codegen(context, builder, signature, values):
+        place = builder.alloca(i64, size=values[0])
+        with cgutils.for_range(builder, values[0]) as loop:
+            builder.store(i64(0), builder.gep(place, [loop.index]))
+        return builder.ptrtoint(place, i64)
+
+    return types.int64(types.int64), codegen
 
 
 # Bytes in front of scratch, for the address to free.

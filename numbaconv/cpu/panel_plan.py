@@ -198,6 +198,7 @@ def call_table(
     unit_rows = blocking.family.needs_unit_rows
     x_in_place = (x_row if unit_rows else x_channel) == 1
     y_in_place = (y_row if unit_rows else y_channel) == 1
+    is_block_by_block = blocking.is_block_by_block and y_in_place
     # Whether windows and y are copied by whole rows only.
     is_plain = x_channel == y_channel == 1 and (not unit_rows or x_row == y_row == 1)
     inside = blocking.inside if x_in_place else Inside(0, 0)
@@ -221,7 +222,8 @@ def call_table(
         mode=MODE_CODES[geometry.padding_mode],
         inside_first=inside.first, inside_last=inside.last,
         run=blocking.run, window_run=positions,
-        reduction=geometry.reduction, is_block_by_block=blocking.is_block_by_block and y_in_place,
+        reduction=geometry.reduction, is_block_by_block=is_block_by_block,
+        runs_together=3 if is_block_by_block else 1,  # an interior and two borders
         window_stride=shape.stride, window_dilation=shape.dilation,
         window_strips=shape.strips, window_pitch=shape.pitch, window_step=shape.step,
         window_first_rows=shape.first_rows, window_more_rows=shape.more_rows,

@@ -8,24 +8,11 @@ call, and finds them in its cache.
 
 from __future__ import annotations
 
-from numba.core import cgutils, types
+from numba.core import types
 from numba.extending import intrinsic
 
 from .. import _jit
 from .vector import i64
-
-
-@intrinsic
-def counters(typingctx, count):
-    """The address of `count` zeros (int64) that live until the calling function returns."""
-
-    def codegen(context, builder, signature, values):
-        place = builder.alloca(i64, size=values[0])
-        with cgutils.for_range(builder, values[0]) as loop:
-            builder.store(i64(0), builder.gep(place, [loop.index]))
-        return builder.ptrtoint(place, i64)
-
-    return types.int64(types.int64), codegen
 
 
 @intrinsic

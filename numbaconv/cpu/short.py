@@ -49,7 +49,7 @@ class ShortEmitter(DenseEmitter):
 
         def emit_slices(rows: int, first: Any) -> list[Any]:
             x, y = v.at(self.x, b.mul(first, self.x_row)), v.at(self.y, b.mul(first, self.y_row))
-            held = [v.rows(x, self.x_row, rows), v.rows(y, self.y_row, rows)]
+            held = v.rows(x, self.x_row, rows), v.rows(y, self.y_row, rows)
 
             def slice_(s: Any, carried: list[Any]) -> list[Any]:
                 column = b.mul(s, i64(self.tile.width))

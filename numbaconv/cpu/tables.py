@@ -23,7 +23,7 @@ CALL = int64_fields(
     "crop", "stride", "dilation", "left", "mode",
     "inside_first", "inside_last",  # positions of y whose receptive field lies in x
     "run", "window_run",  # positions of one run in place, and through a window
-    "reduction", "is_block_by_block",  # see Blocking
+    "reduction", "is_block_by_block", "runs_together",  # see Blocking
     "window_stride", "window_dilation", "window_strips", "window_pitch", "window_step",
     "window_first_rows", "window_more_rows", "window_size",
     "band_channels", "band_step", "band_panels",  # see Band
@@ -43,6 +43,9 @@ PANEL = int64_fields(
 
 # One block of the reduction: taps × channels, in the order of the chain.
 BLOCK = int64_fields("first_tap", "taps", "first_channel", "depth", "full_depth")
+
+# Some positions of a call: where their fields and their y begin (addresses), strides in elements.
+RUN = int64_fields("source", "row", "tap", "channel", "y", "rows", "is_window", "is_merged")
 
 # One call of a transform (cpu/transform): kernels, the sizes of `Folding` and `Tiling`, planes.
 TRANSFORM = int64_fields(
@@ -66,6 +69,6 @@ TRANSFORM = int64_fields(
 PRODUCT = int64_fields("terms", "stacked", "depth", "x_plane", "y_plane", "weights")
 
 TABLES = {
-    "extent": EXTENT, "call": CALL, "panel": PANEL, "block": BLOCK,
+    "extent": EXTENT, "call": CALL, "panel": PANEL, "block": BLOCK, "run": RUN,
     "transform": TRANSFORM, "product": PRODUCT,
 }  # fmt: skip

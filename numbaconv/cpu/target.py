@@ -91,8 +91,8 @@ ISAS = {
             registers=16,
             fma=True,
             tile_rows=(9, 6),
-            # Twelve stores in a row hold up the multiply-adds of the next tile, eight do not. Zen 3,
-            # other work on the core aside: 4 rows gain 1.1-1.2× over 6 at 7 to 31 products.
+            # Twelve stores in a row hold up the multiply-adds of the next tile, eight do not. On a
+            # quiet core (Zen 3) 4 rows gain 1.1-1.2× over 6 at 7 to 31 products.
             short_rows=(8, 4),
             prefetch_bits=(32,),
         ),

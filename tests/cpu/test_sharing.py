@@ -6,9 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from numbaconv import Conv1D, _jit
-from numbaconv.cpu.memory import call_address
+from numbaconv.cpu.memory import call_address, stack_zeros
 from numbaconv.cpu.panel_plan import PanelCall
-from numbaconv.cpu.sharing import counters, first_item, next_unit, pieces_of
+from numbaconv.cpu.sharing import first_item, next_unit, pieces_of
 from numbaconv.cpu.transform.plan import TransformCall
 from numbaconv.interop import address_of
 
@@ -26,7 +26,7 @@ def starts_of(total, workers, least, multiple):
 @_jit.jit
 def order_of_units(asking, workers, units):
     """Which unit each worker of `asking` gets, one after the other."""
-    queue = counters(workers)
+    queue = stack_zeros(workers)
     answers = np.empty(asking.size, np.int64)
     for i in range(asking.size):
         answers[i] = next_unit(queue, asking[i], workers, units)
@@ -35,7 +35,7 @@ def order_of_units(asking, workers, units):
 
 @_jit.jit
 def work_alone(kernel, call, x, y, worker, workers, last):
-    call_address(kernel, (0, call, x, y, worker, workers, counters(workers), last))
+    call_address(kernel, (0, call, x, y, worker, workers, stack_zeros(workers), last))
 
 
 @given(
