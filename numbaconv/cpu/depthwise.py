@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from typing import Any
 
 from ..problem import ConvProblem
-from .sliced import TILES, Sliced, SlicedEmitter, lines_held, window_run
+from .sliced import FAR, TILES, Sliced, SlicedEmitter, lines_held
 from .target import Target
 from .vector import i64
 
@@ -17,15 +17,10 @@ from .vector import i64
 # 1.1× at 80.
 FAR_Y, FAR_X = 24 << 10, 1 << 20
 
-# Without AVX-512 no register is left to decide that in (tests/codegen). There a variant of the tile
-# prefetches both from this many bytes of x on. Zen 3, 200 channels: at 4.6 MiB K4 gains 2×, K9 1.1×
-# and K31 2×; at 2 MiB K4 and K31 lose 1.1×.
-FAR, FAR_BYTES = "far", 3 << 20
-
-# Copies of x that keep rows apart (`sliced.window_run`) are near, and y is all that is far. Zen 3,
-# 512 channels, 8 MiB: K7 gains 1.15× and K31 1.05-1.08×; on 1024, whose rows of y leave no place in
-# the first cache for the next ones, K9 loses 1.08×.
-FAR_OUTPUTS = "far_y"
+# Without AVX-512 a variant of the tile prefetches, from `sliced.FAR_BYTES` on. Zen 3, 200 channels:
+# with an x of 4.6 MiB K4 gains 2×, K9 1.1× and K31 2×; of 2 K4 and K31 lose 1.1×. Of y alone,
+# beside copies of x with 512 channels, 8 MiB: K7 gains 1.15× and K31 1.05-1.08×; on 1024, whose
+# rows of y leave no place in the first cache for the next ones, K9 would lose 1.08×.
 
 # Most rows of its tiles, and where the first cache holds fewer than so many rows' lines at once: K4
 # on 512 channels gains 1.2× by 4 rows, on 1536 3.3×; on 200 it loses 1.25×, on 1600 1.2×.
@@ -44,29 +39,17 @@ class DepthwiseEmitter(SlicedEmitter):
         return self.load(place, part)
 
     def prefetch_next_tile(self, x: Any, y: Any) -> None:
-        """The lines that this slice of it writes, and those it reads anew.
-
-        Stores that miss the second cache else hold up the loads behind them.
-        """
-        v, b, rows, variant = self.v, self.v.ir, self.full_rows, self.tile.variant
-        if not (v.is_avx512 or FAR in variant or FAR_OUTPUTS in variant):
+        if not self.v.is_avx512:
+            super().prefetch_next_tile(x, y)
             return
-        if not self.tile.streams:
-            with self.if_far(b.mul(b.mul(self.taps, self.taps), i64(FAR_Y))):
-                following = v.at(y, b.mul(self.y_step, i64(rows)))
-                self.prefetch_rows(following, self.y_step, rows, vectors=1)
-        if FAR_OUTPUTS in variant:
-            return
+        b = self.v.ir
+        with self.if_far(b.mul(b.mul(self.taps, self.taps), i64(FAR_Y))):
+            self.prefetch_outputs(y)
         with self.if_far(b.mul(self.taps, i64(FAR_X))):
-            last = b.mul(b.sub(self.taps, i64(1)), self.x_tap)
-            following = v.at(x, b.add(b.mul(self.row_step, i64(rows)), last))
-            for row in self.row_pointers(following, self.row_step, rows):
-                v.prefetch(row)
+            self.prefetch_inputs(x)
 
     def if_far(self, limit: Any) -> AbstractContextManager[Any]:
-        """Emit a block for an x of more than `limit` bytes, or one that is known to be far."""
-        if not self.v.is_avx512:
-            return nullcontext()
+        """Emit a block for an x of more than `limit` bytes."""
         b = self.v.ir
         return b.if_then(b.icmp_signed(">", self.x_bytes, limit))
 
@@ -79,20 +62,10 @@ class Depthwise(Sliced):
 
     def tile_rows(self, problem: ConvProblem, target: Target) -> tuple[int, int]:
         rows, block = super().tile_rows(problem, target)
-        if FAR in self.further_variant(problem, target):
+        if FAR in self.far_variant(problem, target):
             do_collide = lines_held(problem, target) < FEW_LINES
             rows = min(rows, FAR_ROWS_COLLIDING if do_collide else FAR_ROWS)
         return rows, block
-
-    def further_variant(self, problem: ConvProblem, target: Target) -> tuple[str, ...]:
-        g = problem.geometry
-        x_bytes = problem.batch * problem.length * g.in_channels * problem.dtype.itemsize
-        if x_bytes <= FAR_BYTES or target.isa == "avx512":
-            return ()
-        if not window_run(problem, target):
-            return (FAR,)
-        rows, _ = super().tile_rows(problem, target)
-        return (FAR_OUTPUTS,) if lines_held(problem, target) >= rows else ()
 
     def declines(self, problem: ConvProblem, target: Target) -> str | None:
         g = problem.geometry

@@ -61,7 +61,7 @@ class Family(ABC):
         """How many of the panels go over all positions before the next ones do."""
         return Band(panels, problem.geometry.in_channels, step=0, reads_in_place=True)
 
-    def stores_lines(self, target: Target) -> bool:
+    def stores_lines(self, problem: ConvProblem, target: Target) -> bool:
         """Whether stores past the caches fill whole lines at once."""
         return True
 

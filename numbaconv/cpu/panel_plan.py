@@ -113,7 +113,7 @@ def streams(blocking: Blocking, y_strides: tuple[int, ...]) -> bool:
     edges += [panel.first + panel.channels for panel in blocking.panels if not panel.tile.masked]
     return (
         len(blocking.reduction) == 1
-        and blocking.family.stores_lines(target)
+        and blocking.family.stores_lines(problem, target)
         and not any(edge * problem.dtype.itemsize % target.vector_bytes for edge in edges)
         and may_stream(
             problem, y_strides, target, is_memory_bound=problem.geometry.reduction < MANY_PRODUCTS
