@@ -15,10 +15,12 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from numbaconv import dispatch, reference
+from numbaconv.cpu import sliced
 from numbaconv.cpu.dense import DENSE
 from numbaconv.cpu.depthwise import DEPTHWISE
 from numbaconv.cpu.family import blocking_for
 from numbaconv.cpu.sliced import window_run
+from numbaconv.cpu.sliding import SLIDING
 from numbaconv.cpu.target import ISAS, Target, host
 from numbaconv.dispatch import Explanation, choose, cpu_kernels, cpu_target
 from numbaconv.interop import empty_output
@@ -284,6 +286,34 @@ def test_depthwise_past_the_caches(isa, dtype, channels):
     y.fill(np.nan)
     DEPTHWISE.plan(p, Weights(g, filter_, bias), target).execute(x, y)
     np.testing.assert_array_equal(y, reference.convolve(p, x, filter_, bias))
+
+
+@pytest.mark.parametrize("isa", ["avx2", "avx"])
+@pytest.mark.parametrize(
+    "p, variant",
+    [
+        (problem(16, 64, 128, length=45, num_groups=16, padding="same"), "far"),
+        (problem(7, 96, 96, length=45, num_groups=24, padding=(4, 0)), "far"),
+        (problem(5, 48, 48, length=45, num_groups=48, stride=2), "far"),
+        (problem(31, 512, 512, length=70, num_groups=512, padding="same"), "far_y"),
+    ],
+    ids=lambda value: f"{value.geometry.in_channels}" if isinstance(value, ConvProblem) else value,
+)
+def test_slices_that_ask_for_far_lines(p, variant, isa, monkeypatch):
+    if ISAS[isa].fma and not host().fma:
+        pytest.skip("llvm.fma would call a library")
+    monkeypatch.setattr(sliced, "FAR_BYTES", 0)
+    target = dataclasses.replace(ISAS[isa], last_cache=8 << 20 | 1)  # blocking is remembered
+    kernel = choose(p, target=target).kernel
+    assert variant in blocking_for(p, target, kernel).tile.variant
+    assert_right(kernel, p, target)
+
+
+def test_slices_are_stored_together_where_products_are_few():
+    few, many = (problem(taps, 64, 128, num_groups=16) for taps in (8, 9))
+    assert SLIDING.stores_lines(few, ISAS["avx2"])
+    assert not SLIDING.stores_lines(many, ISAS["avx2"])
+    assert SLIDING.stores_lines(many, ISAS["avx512"])  # a vector is a line
 
 
 @pytest.mark.skipif(not host().fma, reason="llvm.fma would call a library")
