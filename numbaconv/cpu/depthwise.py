@@ -17,11 +17,6 @@ from .vector import i64
 # 1.1× at 80.
 FAR_Y, FAR_X = 24 << 10, 1 << 20
 
-# Without AVX-512 a variant of the tile prefetches, from `sliced.FAR_BYTES` on. Zen 3, 200 channels:
-# with an x of 4.6 MiB K4 gains 2×, K9 1.1× and K31 2×; of 2 K4 and K31 lose 1.1×. Of y alone,
-# beside copies of x with 512 channels, 8 MiB: K7 gains 1.15× and K31 1.05-1.08×; on 1024, whose
-# rows of y leave no place in the first cache for the next ones, K9 would lose 1.08×.
-
 # Most rows of its tiles, and where the first cache holds fewer than so many rows' lines at once: K4
 # on 512 channels gains 1.2× by 4 rows, on 1536 3.3×; on 200 it loses 1.25×, on 1600 1.2×.
 FAR_ROWS, FAR_ROWS_COLLIDING, FEW_LINES = 8, 4, 64

@@ -95,10 +95,13 @@ def interior_from(call, first, last):
 
 @_jit.inner
 def compute_positions(
-    element, call, x, y, first, last, first_panel, last_panel, window, stage, runs
+    element, call, x_address, y_address, first, last, first_panel, last_panel, scratch, runs
 ):  # fmt: skip
     """Positions first … last-1, counted through the batch, for some of the panels."""
     c = record(call, 0, "call")
+    x, y = offset(pointer(x_address, element), c.crop * c.x_row), pointer(y_address, element)
+    windows = pointer(scratch, element)
+    stage = offset(windows, c.runs_together * c.window_size)
     while first_panel < last_panel:
         band = first_panel // c.band_panels
         next_panel = smaller(last_panel, (band + 1) * c.band_panels)
@@ -111,8 +114,8 @@ def compute_positions(
                 begin, end = interior + done, last
                 if begin >= last:
                     begin, end = begin - (last - first), interior
-                room = offset(window, count * c.window_size)
-                done += begin_run(element, call, x, y, band, begin, end, room, runs, count)
+                window = offset(windows, count * c.window_size)
+                done += begin_run(element, call, x, y, band, begin, end, window, runs, count)
                 count += 1
             compute_runs(element, call, runs, count, first_panel, next_panel, stage)
         first_panel = next_panel
@@ -151,10 +154,7 @@ def convolve(element, call, x_address, y_address, worker, workers, queue, divide
     `queue` counts the pieces that have been begun of each share.
     """
     c = record(call, 0, "call")
-    x, y = offset(pointer(x_address, element), c.crop * c.x_row), pointer(y_address, element)
     scratch = allocate(c.runs_together * c.window_size + c.stage_size, element)
-    window = pointer(scratch, element)
-    stage = offset(window, c.runs_together * c.window_size)
     runs = stack_zeros(c.runs_together * RUN_FIELDS)
     positions = c.batch * c.length_out
     total, multiple, least = positions, c.row_tile, c.least_piece
@@ -169,7 +169,7 @@ def convolve(element, call, x_address, y_address, worker, workers, queue, divide
         if divide_panels:
             first, last, first_panel, last_panel = 0, positions, first, last
         compute_positions(
-            element, call, x, y, first, last, first_panel, last_panel, window, stage, runs
+            element, call, x_address, y_address, first, last, first_panel, last_panel, scratch, runs
         )  # fmt: skip
         unit = next_unit(queue, worker, workers, workers * pieces)
     release(scratch)
@@ -178,13 +178,10 @@ def convolve(element, call, x_address, y_address, worker, workers, queue, divide
 def convolve_range(element, call, x_address, y_address, first, last):
     """Positions first … last-1, counted through the batch, of all panels."""
     c = record(call, 0, "call")
-    x, y = offset(pointer(x_address, element), c.crop * c.x_row), pointer(y_address, element)
     scratch = allocate(c.runs_together * c.window_size + c.stage_size, element)
-    window = pointer(scratch, element)
-    stage = offset(window, c.runs_together * c.window_size)
     runs = stack_zeros(c.runs_together * RUN_FIELDS)
     compute_positions(
-        element, call, x, y, first, last, 0, c.panel_count, window, stage, runs
+        element, call, x_address, y_address, first, last, 0, c.panel_count, scratch, runs
     )  # fmt: skip
     release(scratch)
 

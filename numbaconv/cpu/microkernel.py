@@ -215,8 +215,12 @@ class Emitter(ABC):
 
     def prefetch_rows(self, base: Any, stride: Any, rows: int, vectors: int) -> None:
         """Ask for the lines of `rows` rows of so many vectors, soon to be written."""
+        self.prefetch_lines(self.row_pointers(base, stride, rows), vectors)
+
+    def prefetch_lines(self, rows: Iterable[Any], vectors: int) -> None:
+        """The same of rows at these addresses."""
         line, size = LINE * 8 // self.v.bits, vectors * self.v.lanes
-        for row in self.row_pointers(base, stride, rows):
+        for row in rows:
             for first in range(0, size, line):
                 self.v.prefetch(self.v.at(row, first), writes=True)
 

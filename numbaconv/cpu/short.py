@@ -16,7 +16,7 @@ from . import blocking
 from .blocking import Panel
 from .dense_tile import DenseEmitter
 from .target import Target
-from .vector import LINE, i64
+from .vector import i64
 
 # Products of an output up to which they are all written out. With AVX2 (Zen 3) 1 → 512
 # K10 s5 gains 1.45×, 1 → 32 K7 1.3×, 16 → 64 K1 1.25×, 12 → 64 K3 1.1×; 48 → 64 K1 loses 3 %.
@@ -49,7 +49,9 @@ class ShortEmitter(DenseEmitter):
 
         def emit_slices(rows: int, first: Any) -> list[Any]:
             x, y = v.at(self.x, b.mul(first, self.x_row)), v.at(self.y, b.mul(first, self.y_row))
-            held = v.rows(x, self.x_row, rows), v.rows(y, self.y_row, rows)
+            held = None
+            if rows == most <= MOST_ROWS_HELD:
+                held = v.rows(x, self.x_row, rows), v.rows(y, self.y_row, rows)
 
             def slice_(s: Any, carried: list[Any]) -> list[Any]:
                 column = b.mul(s, i64(self.tile.width))
@@ -59,7 +61,7 @@ class ShortEmitter(DenseEmitter):
                     column = self.shifted_back(column, s, self.tile.width)
                 if rows < most:
                     self.emit_tile(rows, x, v.at(y, column))
-                elif rows <= MOST_ROWS_HELD:
+                elif held:
                     self.emit_full_tile(*held, column)
                 else:
                     x_rows = v.rows(x, self.x_row, rows)
@@ -85,9 +87,7 @@ class ShortEmitter(DenseEmitter):
         targets = [place for row in y_rows for place in self.places(v.at(row, column))]
         if not self.tile.streams:
             following = b.add(column, b.mul(self.y_row, i64(len(y_rows))))
-            for row in y_rows:
-                for first in range(0, self.tile.width, LINE * 8 // v.bits):
-                    v.prefetch(v.at(v.at(row, following), first), writes=True)
+            self.prefetch_lines([v.at(row, following) for row in y_rows], self.tile.vectors)
         bias = [v.load_aligned(v.at(self.bias, j * v.lanes)) for j in range(self.tile.vectors)]
         self.store(self.emit_products(x_rows, bias * len(x_rows)), targets)
 

@@ -49,11 +49,14 @@ MOST_TOGETHER = 2
 # that each slice reads anew and writes, or for the latter where x has just been copied. Stores that
 # miss the second cache else hold up the loads behind them. Without AVX-512 no register is left to
 # decide that in (tests/codegen). Zen 3, 64 → 128 channels in 16 groups gain 1.55× at 12 MiB by K5
-# and 1.3× by K16.
+# and 1.3× by K16; depthwise on 200 channels at 9 MiB 2× by K4 and K31, 1.1× by K9. Of y alone,
+# depthwise on 512 channels at 16 MiB gains 1.15× by K7 and 1.05-1.08× by K31; on 1024, whose rows
+# of y leave no place in the first cache for the next ones, K9 would lose 1.08×.
 FAR, FAR_OUTPUTS = "far", "far_y"
 
 # Bytes of x and y from which they are far. Zen 3, 96 → 96 K7 in 24 groups gains 1.2× at 6 MiB,
-# 64 → 128 K16 in 16 1.28× at 6 and nothing at 3, 64 → 64 K3 in 32 loses 1.1× at 4.
+# 64 → 128 K16 in 16 1.28× at 6 and nothing at 3; 64 → 64 K3 in 32 loses 1.1× at 4, and depthwise K4
+# and K31 on 200 as much.
 FAR_BYTES = 5 << 20
 
 # Products of an output up to which slices are stored together past the caches. Zen 3, 64 → 128 in

@@ -23,7 +23,8 @@ CALL = int64_fields(
     "crop", "stride", "dilation", "left", "mode",
     "inside_first", "inside_last",  # positions of y whose receptive field lies in x
     "run", "window_run",  # positions of one run in place, and through a window
-    "reduction", "is_block_by_block", "runs_together",  # see Blocking
+    "reduction", "is_block_by_block",  # see Blocking
+    "runs_together",  # that share the weights of a panel
     "window_stride", "window_dilation", "window_strips", "window_pitch", "window_step",
     "window_first_rows", "window_more_rows", "window_size",
     "band_channels", "band_step", "band_panels",  # see Band
