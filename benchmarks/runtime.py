@@ -190,7 +190,7 @@ def time_launches() -> list[Timing]:
     assert isinstance(bound, panel_plan.PanelCall)
     arguments = (bound.kernel, bound.address, tiny, y)
     calls: dict[str, Callable[[], object]] = {
-        "one position": lambda: launch.launch(*arguments, 0),
+        "one position": lambda: bound(tiny, y, None),
     }
     for threads in range(2, most + 1):
         calls[f"one position on {threads}"] = lambda threads=threads: launch.launch_parallel(

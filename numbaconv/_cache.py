@@ -95,7 +95,8 @@ def _surroundings() -> tuple[Any, ...]:
         if key.startswith("NUMBA_") and not key.startswith(HARMLESS)
     )
     return (
-        numba.__version__, llvmlite.__version__, numpy.__version__, sys.version,
+        numba.__version__, llvmlite.__version__, numpy.__version__,
+        sys.version, object.__basicsize__,  # the head of objects differs between builds of Python
         platform.machine(), cpu_target.target_context.codegen().magic_tuple(), settings,
     )  # fmt: skip
 

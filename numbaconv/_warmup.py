@@ -104,7 +104,7 @@ def prepare(layer: Conv1D, problem: ConvProblem, candidate: Candidate | None) ->
 
 @functools.cache
 def compile_launchers(dtype: np.dtype[Any]) -> None:
-    """The launchers, for plain arrays and for addresses, and what other layouts are copied by."""
+    """The launchers, those of threads for plain arrays and for addresses; copies of layouts."""
     from numba import from_dtype
     from numba.core import types
 
@@ -112,10 +112,10 @@ def compile_launchers(dtype: np.dtype[Any]) -> None:
     from .cpu.transposition import copier_address
 
     copier_address(dtype)
+    launch.definition_of_run()
     for array in (types.Array(from_dtype(dtype), 3, "C"), types.int64):
-        arguments = (types.int64, types.int64, array, array, types.int64)
-        launch.launch.compile(arguments)
-        launch.launch_parallel.compile((*arguments, types.int64))
+        arguments = (types.int64, types.int64, array, array, types.int64, types.int64)
+        launch.launch_parallel.compile(arguments)
 
 
 def jobs_of_dtype(dtype: np.dtype[Any]) -> Iterator[Job]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any, Generic, Protocol, TypeVar
+from collections.abc import Callable
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 
@@ -12,14 +13,27 @@ from .problem import ConvProblem
 Array = np.ndarray[Any, Any]
 
 
-class BoundCall(Protocol):
+# A function of x and y that makes sure by itself that they are plain arrays of the shapes it was
+# made for, and do not overlap, and then computes y. Returns whether it did.
+Entry = Callable[[Array, Array], bool]
+
+
+class BoundCall(ABC):
     """A plan that has met the strides of x and y: all that can be known before the call.
 
     Only the memory of the arrays it is given matters, not the order of their axes.
     """
 
+    @abstractmethod
     def __call__(self, x: Array, y: Array, threads: int | None) -> bool:
         """Compute all of y; return False, with nothing written, if x and y may overlap."""
+
+    def entry(self, x: Array, y: Array) -> Entry | None:
+        """The same for plain C-contiguous arrays of these shapes and this dtype, and no others.
+
+        None where so much is to compute that checks in Python do not count.
+        """
+        return None
 
 
 Call = TypeVar("Call", bound=BoundCall)

@@ -77,19 +77,27 @@ class ReferencePlan(Plan):
         self.problem, self.weights = problem, weights
 
     def bind(self, x_strides: tuple[int, ...], y_strides: tuple[int, ...]) -> BoundCall:
-        g = self.problem.geometry
-        x_shape = (self.problem.batch, self.problem.length, g.in_channels)
-
-        def call(x: Array, y: Array, threads: int | None) -> bool:
-            # The result is complete before y is written, so overlap does no harm.
-            signal = as_strided(x, x_shape, x_strides)
-            with np.errstate(over="ignore"):
-                as_strided(y, self.problem.out_shape, y_strides)[...] = convolve(
-                    self.problem, signal, self.weights.filter, self.weights.bias
-                )
-            return True
-
-        return call
+        return ReferenceCall(self, x_strides, y_strides)
 
     def details(self) -> dict[str, str]:
         return {"accumulator": "float64", "threads": "1"}
+
+
+class ReferenceCall(BoundCall):
+    """A `ReferencePlan` with the strides of x and y."""
+
+    def __init__(
+        self, plan: ReferencePlan, x_strides: tuple[int, ...], y_strides: tuple[int, ...]
+    ) -> None:
+        self.plan, self.x_strides, self.y_strides = plan, x_strides, y_strides
+
+    def __call__(self, x: Array, y: Array, threads: int | None) -> bool:
+        # The result is complete before y is written, so overlap does no harm.
+        problem, weights = self.plan.problem, self.plan.weights
+        x_shape = (problem.batch, problem.length, problem.geometry.in_channels)
+        signal = as_strided(x, x_shape, self.x_strides)
+        with np.errstate(over="ignore"):
+            as_strided(y, problem.out_shape, self.y_strides)[...] = convolve(
+                problem, signal, weights.filter, weights.bias
+            )
+        return True

@@ -12,7 +12,10 @@ from .interop import as_numpy, require_dtype
 from .problem import Geometry
 
 if TYPE_CHECKING:
-    from .plan import BoundCall, Plan
+    from .plan import BoundCall, Entry, Plan
+
+
+Shape = tuple[int, ...]
 
 
 def frozen_copy(array: np.ndarray[Any, Any], dtype: np.dtype[Any]) -> np.ndarray[Any, Any]:
@@ -49,9 +52,9 @@ class Weights:
 
     Attributes
     ----------
-    plans, calls
-        What a layer remembers: plans by the extent of an input, bound calls with the shape
-        of their output by its shape and strides.
+    plans, calls, latest
+        What a layer remembers: plans by the extent of an input; bound calls by its shape and
+        strides, with their entry and the shape of the output; the entry of the latest call.
     """
 
     def __init__(
@@ -64,7 +67,8 @@ class Weights:
         self.filter = filter
         self.bias = bias
         self.plans: OrderedDict[Hashable, Plan] = OrderedDict()
-        self.calls: OrderedDict[Hashable, tuple[BoundCall, tuple[int, ...]]] = OrderedDict()
+        self.calls: OrderedDict[Hashable, tuple[BoundCall, Entry | None, Shape]] = OrderedDict()
+        self.latest: tuple[Entry, Shape] | None = None
         self._packed: dict[Hashable, Any] = {}
 
     def packed(self, form: Hashable, pack: Callable[[Weights], Any]) -> Any:

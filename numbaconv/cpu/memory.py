@@ -11,7 +11,7 @@ from numba.core.errors import RequireLiteralValue
 from numba.extending import intrinsic
 
 from .. import _jit
-from .tables import TABLES
+from .tables import OBJECTS, TABLES
 from .target import host
 from .vector import LINE, VectorBuilder, i64, void
 
@@ -30,7 +30,7 @@ def pointer(typingctx, address, element):
 @functools.cache
 def row_type(table):
     """The Numba type of a table's rows; making one of fifty fields takes a millisecond."""
-    return numba.from_dtype(TABLES[table])
+    return numba.from_dtype({**TABLES, **OBJECTS}[table])
 
 
 @intrinsic

@@ -11,12 +11,12 @@ import numpy as np
 
 from .. import _threads
 from ..interop import address_of
-from ..plan import Array, RememberingPlan
+from ..plan import Array, BoundCall, Entry, RememberingPlan
 from ..problem import ConvProblem
 from ..weights import Weights
 from .blocking import Inside, deserves_threads, least_piece
 from .family import Blocking, Family, blocking_for
-from .launch import launch, launch_parallel
+from .launch import Launcher, look_for, serial_launcher
 from .macrokernel import convolve_address
 from .panel import panel_address
 from .streaming import MANY_PRODUCTS, CallTables, may_stream
@@ -70,7 +70,7 @@ class PanelPlan(RememberingPlan["PanelCall"]):
         }
 
 
-class PanelCall:
+class PanelCall(BoundCall):
     """A `PanelPlan` with the strides of x and y: the macrokernel's parameter table."""
 
     def __init__(
@@ -85,22 +85,18 @@ class PanelCall:
             plan.packed, streams(blocking, y_strides), blocking.target.vector_bytes,
         )  # fmt: skip
         self.address = self.tables.usual
+        self.launch = Launcher(self.kernel, self.tables)
 
     def __call__(self, x: Array, y: Array, threads: int | None) -> bool:
-        # A compiled launcher reads the address of a plain C-contiguous array in 0.1 µs,
-        # Python takes 1 µs; other kinds of arrays would each compile a launcher.
-        if not (x.flags.carray and y.flags.carray):
-            x, y = address_of(x), address_of(y)  # type: ignore[assignment]
         if self.is_small:
-            return launch(self.kernel, self.address, x, y, 0)
-        address = self.tables.address_for(y)
+            return self.launch(x, y, 1)
         workers, divide_panels = self.workers(_threads.allowed(threads))
-        if workers == 1:
-            return launch(self.kernel, address, x, y, 0)
-        return _threads.run(
-            lambda: launch_parallel(self.kernel, address, x, y, workers, int(divide_panels)),
-            lambda: launch(self.kernel, address, x, y, 0),
-        )
+        return self.launch(x, y, workers, int(divide_panels))
+
+    def entry(self, x: Array, y: Array) -> Entry | None:
+        if not self.is_small:
+            return None
+        return serial_launcher(self.kernel, self.tables, self.address, look_for(x, y))
 
 
 def streams(blocking: Blocking, y_strides: tuple[int, ...]) -> bool:

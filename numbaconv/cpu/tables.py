@@ -69,7 +69,35 @@ TRANSFORM = int64_fields(
 # One GEMM of a transform: which planes it reads and writes, and its matrix.
 PRODUCT = int64_fields("terms", "stacked", "depth", "x_plane", "y_plane", "weights")
 
+# What a launcher in machine code runs, and the arrays that it may be called with; see `launch`.
+ENTRY = int64_fields(
+    "kernel", "call", "is_checked",
+    "type", "kind", "x_batch", "x_length", "x_channels", "y_batch", "y_length", "y_channels",
+)  # fmt: skip
+ARGUMENTS = int64_fields("x", "y", "extra")
+
+SHAPE = int64_fields("batch", "length", "channels")
+
 TABLES = {
+    "entry": ENTRY, "arguments": ARGUMENTS, "shape": SHAPE,
     "extent": EXTENT, "call": CALL, "panel": PANEL, "block": BLOCK, "run": RUN,
     "transform": TRANSFORM, "product": PRODUCT,
 }  # fmt: skip
+
+# An ndarray as the ABI of NumPy has it (`PyArrayObject_fields`), behind the head that all objects
+# of a build of Python have, whose last member is their type.
+HEAD = object.__basicsize__
+NDARRAY = np.dtype(
+    {
+        "names": ["type", "data", "dimensions", "shape", "descr", "flags"],
+        "formats": [np.int64, np.int64, np.int32, np.int64, np.int64, np.int32],
+        "offsets": [HEAD - 8, HEAD, HEAD + 8, HEAD + 16, HEAD + 40, HEAD + 48],
+        "itemsize": HEAD + 56,
+    }
+)
+# A NumPy dtype (`PyArray_Descr`): one word of its kind, byte order and number. Equal dtypes need
+# not be one object: those that were pickled, or given a byte order, are not.
+DESCR_KIND = HEAD + 8
+DESCR = np.dtype({"names": ["kind"], "formats": [np.int64], "offsets": [DESCR_KIND]})
+
+OBJECTS = {"ndarray": NDARRAY, "descr": DESCR}

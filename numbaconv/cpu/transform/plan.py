@@ -10,10 +10,10 @@ import numpy as np
 
 from ... import _threads
 from ...interop import address_of
-from ...plan import Array, RememberingPlan
+from ...plan import Array, BoundCall, RememberingPlan
 from ...problem import ConvProblem
 from ...weights import Weights
-from ..launch import launch, launch_parallel, launch_ranges
+from ..launch import Launcher, as_typed, launch_ranges
 from ..macrokernel import range_address
 from ..panel import panel_address
 from ..panel_plan import PanelPlan, extent
@@ -101,7 +101,7 @@ class TransformPlan(RememberingPlan["TransformCall"]):
         )
 
 
-class TransformCall:
+class TransformCall(BoundCall):
     """A `TransformPlan` with the strides of x and y."""
 
     def __init__(
@@ -116,30 +116,22 @@ class TransformCall:
             plan.spectrum, streams(blocking, y_strides), blocking.target.vector_bytes,
         )  # fmt: skip
         self.total_tiles = blocking.total_tiles
+        self.launch = Launcher(self.kernel, self.tables)
 
     def __call__(self, x: Array, y: Array, threads: int | None) -> bool:
-        if not (x.flags.carray and y.flags.carray):
-            x, y = address_of(x), address_of(y)  # type: ignore[assignment]
         # A byte for each tile, and a last one that is set with any of them.
         redo = np.zeros(self.total_tiles + 1, np.uint8)
-        address = self.tables.address_for(y)
-        workers, marks = self.workers(_threads.allowed(threads)), address_of(redo)
-        if workers == 1:
-            ran = launch(self.kernel, address, x, y, marks)
-        else:
-            ran = _threads.run(
-                lambda: launch_parallel(self.kernel, address, x, y, workers, marks),
-                lambda: launch(self.kernel, address, x, y, marks),
-            )
+        ran = self.launch(x, y, self.workers(_threads.allowed(threads)), redo)
         if redo[-1]:
             self.recompute(x, y, redo[:-1])
-        return bool(ran)
+        return ran
 
     def recompute(self, x: Array, y: Array, redo: Array) -> None:
         """Give the outputs of the marked tiles their values by direct summation."""
         direct = self.plan.direct().bind(*self.strides)
         ranges = marked_ranges(self.plan.blocking, redo)
-        launch_ranges(range_address(self.plan.problem.dtype), direct.address, x, y, ranges)
+        kernel = range_address(self.plan.problem.dtype)
+        launch_ranges(kernel, direct.address, *as_typed(x, y), ranges)
 
 
 def marked_ranges(blocking: TransformBlocking, redo: Array) -> Array:
