@@ -74,17 +74,22 @@ class MethodDef(ctypes.Structure):
     )
 
 
+# Of a definition's address, a self and a module.
+_new_builtin = ctypes.PYFUNCTYPE(
+    ctypes.py_object, ctypes.c_void_p, ctypes.py_object, ctypes.py_object
+)(("PyCFunction_NewEx", ctypes.pythonapi))
+
+
 def builtin(
     definition: MethodDef, owner: np.ndarray[Any, Any], needed: object
 ) -> Callable[..., bool]:
     """A builtin function, whose machine code finds its parameters in `owner`.
 
-    It keeps `owner` and what is `needed` alive, as its self and its module; `definition` has to
-    outlive it.
+    It keeps `owner` alive as its self, and what else is `needed` as its module.
     """
-    make = ctypes.pythonapi.PyCFunction_NewEx
-    make.restype, make.argtypes = ctypes.py_object, (ctypes.c_void_p, *[ctypes.py_object] * 2)
-    function: Callable[..., bool] = make(ctypes.addressof(definition), owner, needed)
+    # The definition too: two threads that meet a cache's first call have one each.
+    place, kept = ctypes.addressof(definition), (definition, needed)
+    function: Callable[..., bool] = _new_builtin(place, owner, kept)
     return function
 
 

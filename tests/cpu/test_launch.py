@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from numbaconv import Conv1D
+from numbaconv.cpu.launch import definition_of_run
 from numbaconv.cpu.tables import DESCR, NDARRAY
 
 F32, F64 = np.dtype(np.float32), np.dtype(np.float64)
@@ -203,6 +204,7 @@ def test_an_entry_keeps_what_it_reads():
     layer, x, y = layer_with_entry()
     entry = layer._weights.latest[0]
     del layer
+    definition_of_run.cache_clear()
     gc.collect()
     rubbish = [np.full(1000, np.nan, F32) for _ in range(100)]
     out = np.empty_like(y)
