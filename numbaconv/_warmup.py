@@ -164,8 +164,9 @@ def warmup(*what: Any, progress: bool | None = None) -> None:
         precision: all but those of unusual small groups, of depthwise and narrow layers whose
         stride differs from their dilation, of strided layers with K*C_out up to 512*stride, of
         channel-first arrays, of one dilated channel, of outputs of 2 MiB and more, of few positions
-        with a large filter, of up to 36 products an output (K*C_in/G), which are compiled in, and
-        the tiles of transforms, of which a layer needs few. Nothing stands for both.
+        with a large filter, of up to 36 products an output (K*C_in/G) or, in depthwise and narrow
+        groups, 8 taps, which are compiled in, and the tiles of transforms, of which a layer needs
+        few. Nothing stands for both.
     progress : bool, optional
         Whether to show a progress bar; by default on a terminal. It needs tqdm.
 

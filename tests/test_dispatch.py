@@ -309,6 +309,26 @@ def test_slices_that_ask_for_far_lines(p, variant, isa, monkeypatch):
     assert_right(kernel, p, target)
 
 
+@pytest.mark.skipif(not host().fma, reason="llvm.fma would call a library")
+@pytest.mark.parametrize("taps", range(1, sliced.MOST_WRITTEN_TAPS + 2))
+@pytest.mark.parametrize("dtype", [F32, F64])
+@pytest.mark.parametrize("channels, groups", [(24, 24), (20, 20), (8, 1), (12, 3), (24, 12)])
+def test_taps_that_are_written_out(taps, dtype, channels, groups):
+    p = problem(taps, channels, channels, dtype=dtype, num_groups=groups, padding="same")
+    assert_right(choose(p, target=ISAS["avx2"]).kernel, p, ISAS["avx2"])
+
+
+def test_rows_that_collide_are_copied_but_for_few_taps_and_a_large_output():
+    """And what is copied is not stored past the caches: positions and channels at AVX2."""
+    for taps, channels, length, is_copied in (
+        (7, 512, 2000, True), (7, 512, 16000, False), (11, 512, 16000, False),
+        (15, 512, 16000, True), (7, 1024, 8000, True), (7, 480, 2000, False),
+    ):  # fmt: skip
+        p = problem(taps, channels, channels, length=length, num_groups=channels)
+        assert (sliced.window_run(p, ISAS["avx2"]) > 0) == is_copied
+        assert DEPTHWISE.stores_lines(p, ISAS["avx2"]) == (not is_copied)
+
+
 def test_slices_are_stored_together_where_products_are_few():
     few, many = (problem(taps, 64, 128, num_groups=16) for taps in (8, 9))
     assert SLIDING.stores_lines(few, ISAS["avx2"])

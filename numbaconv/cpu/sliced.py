@@ -27,6 +27,7 @@ from .blocking import Band, Panel, run_length
 from .family import Family
 from .microkernel import Emitter, Tile
 from .packing import PackedWeights
+from .streaming import is_large_output
 from .target import CACHE_WAY, Target
 from .vector import LINE, i64
 
@@ -63,6 +64,11 @@ FAR_BYTES = 5 << 20
 # 16 groups at 48 MiB: 20 products gain 1.16×, 36 nothing, 56 lose 1.24×.
 MOST_STREAMED = 32
 
+# Most taps of tiles in which they are written out, and not counted at run time. Zen 3, near: K3 and
+# K5 of depthwise gain 1.15-1.45×, K8 1.1×, K9 1.05-1.1×, K31 loses 3 %; groups of 4 → 8 gain
+# 1.1-1.3× by K3, 0.92-1.05× by K5, and one of 8 → 8 loses up to 1.15× by K9. AVX-512: not measured.
+MOST_WRITTEN_TAPS = 8
+
 # The variant of a tile whose last slice ends where the channels do, and repeats some groups of the
 # one before it. With masks in registers of their own, or alone, it is partial instead.
 SHIFTED = "shifted"
@@ -76,6 +82,11 @@ MOST_SPACING = 16
 # on 1024 channels K4 gains 2.2×, K31 2.5×, and K3 loses 1.3×. 60, 90 and 120 positions are alike,
 # 30 are slower by 1.05×. Windows of some slices gain less: rows of x are read in pieces.
 WINDOW_TAPS, WINDOW_RUNS = 4, (60, 30)
+
+# Rows that must fit beside those of the taps for tiles that store past the caches to read in place
+# what others read through a window. Zen 3, 512 channels at 64 MiB gain 1.35-1.5× by K7 to K11 and
+# nothing by K15 over a window with regular stores, 1024 lose 3.9× by K7.
+ROWS_BESIDE = 4
 
 
 def groups_of_slice(geometry: Geometry, lanes: int) -> int:
@@ -116,11 +127,16 @@ def lines_held(problem: ConvProblem, target: Target) -> int:
 def window_run(problem: ConvProblem, target: Target) -> int:
     """Positions of a run whose rows of x are copied so that they do not collide; 0 in place.
 
-    A window takes three quarters of the second cache: what a run writes is little.
+    A window takes three quarters of the second cache: what a run writes is little. Short tiles,
+    which store past the caches, may read few enough rows at once to do without.
     """
-    g = problem.geometry
-    collide = lines_held(problem, target) < g.kernel_size + TILES[target.isa][0]
+    g, held = problem.geometry, lines_held(problem, target)
+    collide = held < g.kernel_size + TILES[target.isa][0]
     if target.isa == "avx512" or g.kernel_size < WINDOW_TAPS or g.stride > 1 or not collide:
+        return 0
+    if g.kernel_size + ROWS_BESIDE < held and is_large_output(
+        problem, target, is_memory_bound=True
+    ):
         return 0
     row_bytes = g.in_channels * problem.dtype.itemsize + LINE
     fitting = [run for run in WINDOW_RUNS if (run + g.span - 1) * row_bytes <= target.l2 * 3 // 4]
@@ -131,8 +147,8 @@ class SlicedEmitter(Emitter):
     """y[l, s, j] = Σ_ci Σ_t x[l*x_row + t*x_tap + s*x_slice + lane(j, ci)] · w[s, ci, t, j]
 
     The tile's variant is (most taps of a block, C_in/G or 0 for any, C_out/G or VL for one group,
-    groups of a slice, taps from one that slides to the next or 0), and what else a family compiles
-    in. With 0 a block is one tap.
+    groups of a slice, taps from one that slides to the next or 0, taps or 0 for any), and what else
+    a family compiles in. Where none slides a block is one tap.
     """
 
     def emit(self) -> None:
@@ -180,7 +196,8 @@ class SlicedEmitter(Emitter):
     def start(self) -> None:
         """Read the variant, and set the rows of x from one output of a tile to the next."""
         b = self.v.ir
-        self.tap_block, self.depth_, self.outputs, self.groups, pitch = self.tile.variant[:5]
+        self.tap_block, self.depth_, self.outputs, self.groups = self.tile.variant[:4]
+        pitch, self.written_taps = self.tile.variant[4:6]
         self.together = min(LINE * 8 // (self.v.lanes * self.v.bits), MOST_TOGETHER)
         self.together = self.together if self.tile.streams else 1
         self.full_rows = self.tile.rows // self.together
@@ -311,15 +328,20 @@ class SlicedEmitter(Emitter):
     def emit_taps(self, first: Any, x: Any, w: Any, sums: list[Any], part: Any) -> list[Any]:
         """Taps first, first + pitch, …"""
         v, b, pitch = self.v, self.v.ir, i64(self.pitch)
-        count = b.sdiv(b.add(b.sub(self.taps, first), i64(self.pitch - 1)), pitch)
+        is_full = len(sums) == self.full_rows
 
         def block(j: Any, sums: list[Any], taps: int) -> list[Any]:
             tap = b.add(first, b.mul(j, pitch))
             place = v.at(x, b.mul(tap, self.x_tap))
             return self.slide(taps, place, v.at(w, b.mul(tap, i64(v.lanes))), sums, part)
 
-        most = self.tap_block if len(sums) == self.full_rows else 1
-        return self.in_blocks(count, most, sums, block)
+        if self.written_taps and is_full:
+            for done in range(0, self.written_taps, self.tap_block):
+                sums = v.pinned(sums)  # or LLVM mixes the blocks, and spills sums
+                sums = block(i64(done), sums, min(self.tap_block, self.written_taps - done))
+            return sums
+        count = b.sdiv(b.add(b.sub(self.taps, first), i64(self.pitch - 1)), pitch)
+        return self.in_blocks(count, self.tap_block if is_full else 1, sums, block)
 
     def slide(self, taps: int, x: Any, w: Any, sums: list[Any], part: Any) -> list[Any]:
         """A block of taps: row i serves tap j of sum i - j, in the order of the taps."""
@@ -342,6 +364,10 @@ class SlicedEmitter(Emitter):
 class Sliced(Family):
     """Families whose panels are slices."""
 
+    # Whether tiles of few taps keep all sums in registers if those are written out (tests/codegen);
+    # with more than one residue, or a last slice that is shifted back, none do.
+    writes_taps = True
+
     def tile_rows(self, problem: ConvProblem, target: Target) -> tuple[int, int]:
         """MR and most taps of a block."""
         sliding_rows, block, rows = TILES[target.isa]
@@ -359,16 +385,25 @@ class Sliced(Family):
         has_room = lines_held(problem, target) >= TILES[target.isa][0]
         return (FAR_OUTPUTS,) if has_room else ()
 
+    def written_taps(self, geometry: Geometry, target: Target, is_shifted: bool) -> int:
+        """Taps that a tile is compiled for, 0 if it takes any number."""
+        taps = geometry.kernel_size
+        do_slide = tap_pitch(geometry) == 1
+        can = self.writes_taps and do_slide and not is_shifted and target.isa == "avx2"
+        return taps if can and taps <= MOST_WRITTEN_TAPS else 0
+
     def stores_lines(self, problem: ConvProblem, target: Target) -> bool:
         """Vectors narrower than a line are stored together, and a tile has half of its rows then.
 
         Which is too few for the multiply-adds where they take the time: Zen 3, 8 → 8 K16 on 200000
-        positions gains 1.4× by regular stores.
+        positions gains 1.4× by regular stores, and windows, whose x is near, K15 and K31 on 512
+        channels 1.2-1.5×, K7 on 1024 2.5×.
         """
         if target.vector_bytes >= LINE:
             return True
         has_few = problem.geometry.reduction <= MOST_STREAMED
-        return has_few and target.vector_bytes * MOST_TOGETHER >= LINE
+        can = target.vector_bytes * MOST_TOGETHER >= LINE
+        return has_few and can and not window_run(problem, target)
 
     def compiled_depth(self, geometry: Geometry) -> int:
         """C_in/G where code depends on it, else 0."""
@@ -407,6 +442,7 @@ class Sliced(Family):
                 masked=is_partial and not is_shifted, fma=target.fma,
                 variant=(
                     block, self.compiled_depth(g), outputs, groups, tap_pitch(g),
+                    self.written_taps(g, target, is_shifted),
                     *self.far_variant(problem, target), *[SHIFTED] * is_shifted,
                 ),
             )  # fmt: skip

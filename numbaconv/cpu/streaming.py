@@ -32,19 +32,23 @@ STREAMED_FROM, STREAMED_SHARE = 16 << 20, 0.1
 MANY_PRODUCTS, SHARE_IF_MEMORY_BOUND = 64, 1 / 4
 
 
-def may_stream(
-    problem: ConvProblem, y_strides: tuple[int, ...], target: Target, *, is_memory_bound: bool
-) -> bool:
-    """Whether y is large enough, and whole vectors are aligned in it."""
-    itemsize, vector = problem.dtype.itemsize, target.vector_bytes
+def is_large_output(problem: ConvProblem, target: Target, *, is_memory_bound: bool) -> bool:
+    """Whether y is so large that it had better be written past the caches."""
     size, share = math.prod(problem.out_shape), STREAMED_SHARE
     if is_memory_bound:
         size -= problem.batch * problem.length * problem.geometry.in_channels // 2
         share = SHARE_IF_MEMORY_BOUND
+    return size * problem.dtype.itemsize >= min(STREAMED_FROM, share * target.last_cache)
+
+
+def may_stream(
+    problem: ConvProblem, y_strides: tuple[int, ...], target: Target, *, is_memory_bound: bool
+) -> bool:
+    """Whether y is large enough, and whole vectors are aligned in it."""
     return (
-        size * itemsize >= min(STREAMED_FROM, share * target.last_cache)
-        and y_strides[2] == itemsize
-        and not any(stride % vector for stride in y_strides[:2])
+        is_large_output(problem, target, is_memory_bound=is_memory_bound)
+        and y_strides[2] == problem.dtype.itemsize
+        and not any(stride % target.vector_bytes for stride in y_strides[:2])
     )
 
 
