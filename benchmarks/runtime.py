@@ -189,9 +189,8 @@ def time_launches() -> list[Timing]:
     (bound,) = (p.bind(tiny.strides, y.strides) for p in plan.values())
     assert isinstance(bound, panel_plan.PanelCall)
     arguments = (bound.kernel, bound.address, tiny, y)
-    calls: dict[str, Callable[[], object]] = {
-        "one position": lambda: bound(tiny, y, None),
-    }
+    serial_launch = launch.serial_launcher(bound.kernel, bound.tables, bound.address)
+    calls: dict[str, Callable[[], object]] = {"one position": lambda: serial_launch(tiny, y)}
     for threads in range(2, most + 1):
         calls[f"one position on {threads}"] = lambda threads=threads: launch.launch_parallel(
             *arguments, threads, 0

@@ -166,6 +166,7 @@ class Launcher:
         )
 
     def serially(self, table: int, x: Array, y: Array, extra: Array | int) -> bool:
+        """The same in the calling thread, with one of the tables."""
         run = self._serial.get(table)
         if run is None:
             run = self._serial[table] = serial_launcher(self.kernel, self.tables, table)
