@@ -120,6 +120,8 @@ def compile_launchers(dtype: np.dtype[Any]) -> None:
 
 def jobs_of_dtype(dtype: np.dtype[Any]) -> Iterator[Job]:
     """A layer for each tile of `dtype`: whole and partial vectors, sliding taps."""
+    from .cpu.sliced import MOST_WRITTEN_TAPS
+
     target = dispatch.cpu_target()
     lanes = target.lanes(dtype)
     shapes = [(1, 1, 1)]
@@ -137,6 +139,13 @@ def jobs_of_dtype(dtype: np.dtype[Any]) -> Iterator[Job]:
     for inputs, outputs, groups in shapes:
         layer = Conv1D(3, inputs, outputs, dtype, num_groups=groups, algorithm="direct")
         yield from jobs_of_layer(layer)
+    # Slices in whose tiles few taps are written out, and those of any number.
+    slices = [(c, c, c) for c in (2 * lanes, 2 * lanes - 1, lanes - 1)]
+    slices += [(4, lanes, 1), (4, lanes - 1, 1)]
+    for inputs, outputs, groups in slices:
+        for taps in range(2, MOST_WRITTEN_TAPS + 2):
+            layer = Conv1D(taps, inputs, outputs, dtype, num_groups=groups, algorithm="direct")
+            yield from jobs_of_layer(layer)
     # What all transforms share; each layer has tiles of its own, 0.3 s each.
     yield from jobs_of_layer(Conv1D(3, 4 * lanes, 4 * lanes, dtype, algorithm="winograd"))
 
@@ -164,9 +173,8 @@ def warmup(*what: Any, progress: bool | None = None) -> None:
         precision: all but those of unusual small groups, of depthwise and narrow layers whose
         stride differs from their dilation, of strided layers with K*C_out up to 512*stride, of
         channel-first arrays, of one dilated channel, of outputs of 2 MiB and more, of few positions
-        with a large filter, of up to 36 products an output (K*C_in/G) or, in depthwise and narrow
-        groups, 8 taps, which are compiled in, and the tiles of transforms, of which a layer needs
-        few. Nothing stands for both.
+        with a large filter, of up to 36 products an output (K*C_in/G), which are compiled in, and
+        the tiles of transforms, of which a layer needs few. Nothing stands for both.
     progress : bool, optional
         Whether to show a progress bar; by default on a terminal. It needs tqdm.
 

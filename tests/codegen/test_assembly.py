@@ -44,8 +44,8 @@ def shapes(lanes: int) -> Iterator[tuple[int, ...]]:
         for inputs, dilation in ((3, 1), (12, 1), (8000, 1), (1, 2)):  # short, plain, long, one
             yield inputs, channels, 1, dilation
     yield 512, 512, 512, 1, 5  # rows collide, and are copied
-    for taps in (1, 4, MOST_WRITTEN_TAPS, MOST_WRITTEN_TAPS + 1):
-        for depth, outputs in SMALL_GROUPS:
+    for taps in (4, MOST_WRITTEN_TAPS, MOST_WRITTEN_TAPS + 1):
+        for depth, outputs in ((1, 1), (8, 8)):  # depthwise, sliding
             yield 64 * depth, 64 * outputs, 64, 1, taps
         yield lanes, lanes, 1, 1, taps
     for dilation in (1, 2):
