@@ -334,9 +334,10 @@ class Conv1D:
             If x or out do not fit the layer; nothing has been written then.
         """
         weights = self._weights
-        if weights.latest is not None and threads is None:
+        latest = weights.latest  # read once: other threads replace it
+        if latest is not None and threads is None:
             # Perhaps as the call before, and so small that checks in Python would take longer.
-            enter, shape = weights.latest
+            enter, shape = latest
             y = empty_output(shape, self._dtype) if out is None else out
             if enter(x, y):
                 return y
@@ -346,8 +347,7 @@ class Conv1D:
         key = key_of(x, self._dtype)
         known = None if key is None else weights.calls.get(key)
         if known is not None:
-            call, entry, shape = known
-            weights.latest = None if entry is None else (entry, shape)
+            call, shape, weights.latest = known
             y = empty_output(shape, self._dtype) if out is None else out
             fits = out is None or is_target(out, self._dtype, shape)
             if fits and call(x, y, threads):
@@ -373,8 +373,9 @@ class Conv1D:
             read = positions_read(view, plan)
             call = plan.bind(read.strides, channel_last(y, self._permute).strides)
             entry = call.entry(x, y) if x.flags.c_contiguous else None
-            weights.latest = None if entry is None else (entry, y.shape)
-            remember(weights.calls, key, (call, entry, y.shape))
+            latest = None if entry is None else (entry, y.shape)
+            weights.latest = latest
+            remember(weights.calls, key, (call, y.shape, latest))
         return y if out is None else out
 
     def _is_cuda(self, on_cuda: bool) -> bool:

@@ -14,6 +14,8 @@ from .problem import Geometry
 if TYPE_CHECKING:
     from .plan import BoundCall, Entry, Plan
 
+    Latest = tuple[Entry, "Shape"] | None
+
 
 Shape = tuple[int, ...]
 
@@ -54,7 +56,8 @@ class Weights:
     ----------
     plans, calls, latest
         What a layer remembers: plans by the extent of an input; bound calls by its shape and
-        strides, with their entry and the shape of the output; the entry of the latest call.
+        strides, with the shape of the output and what `latest` then is; the entry of the latest
+        call, if it had one, and the shape of its output.
     """
 
     def __init__(
@@ -67,8 +70,8 @@ class Weights:
         self.filter = filter
         self.bias = bias
         self.plans: OrderedDict[Hashable, Plan] = OrderedDict()
-        self.calls: OrderedDict[Hashable, tuple[BoundCall, Entry | None, Shape]] = OrderedDict()
-        self.latest: tuple[Entry, Shape] | None = None
+        self.calls: OrderedDict[Hashable, tuple[BoundCall, Shape, Latest]] = OrderedDict()
+        self.latest: Latest = None
         self._packed: dict[Hashable, Any] = {}
 
     def packed(self, form: Hashable, pack: Callable[[Weights], Any]) -> Any:

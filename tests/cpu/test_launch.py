@@ -14,6 +14,7 @@ import pytest
 from numbaconv import Conv1D
 from numbaconv.cpu.launch import definition_of_run
 from numbaconv.cpu.tables import DESCR, NDARRAY
+from numbaconv.weights import Weights
 
 F32, F64 = np.dtype(np.float32), np.dtype(np.float64)
 SHAPE = (2, 9, 4)
@@ -223,6 +224,14 @@ def test_references_are_neither_lost_nor_kept():
         entry(x, x)
     after = [sys.getrefcount(thing) for thing in watched]
     assert max(abs(a - b) for a, b in zip(after, before, strict=True)) < 100
+
+
+def test_an_entry_that_another_thread_forgets_after_it_was_looked_for(monkeypatch):
+    layer, x, y = layer_with_entry()
+    reads = iter([layer._weights.latest])
+    forgetful = property(lambda weights: next(reads, None), lambda weights, latest: None)
+    monkeypatch.setattr(Weights, "latest", forgetful, raising=False)
+    np.testing.assert_array_equal(layer(x), y)
 
 
 def test_threads_enter_one_layer_with_two_lengths():
