@@ -133,7 +133,6 @@ def jobs_of_dtype(dtype: np.dtype[Any]) -> Iterator[Job]:
         for part in (0, 1)
         for inputs in (4, 16, long)
     ]
-    shapes += [(c, c, c) for c in (2 * lanes, 2 * lanes - 1, lanes - 1)]
     shapes += [(c, out, 1) for out in range(1, lanes // 2 + 1) for c in (4 * lanes, 4 * lanes + 1)]
     shapes += [(8 * n, 8 * n, 8) for n in (2, 3, 4) if 2 * n <= lanes]
     for inputs, outputs, groups in shapes:

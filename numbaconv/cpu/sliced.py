@@ -134,9 +134,8 @@ def window_run(problem: ConvProblem, target: Target) -> int:
     collide = held < g.kernel_size + TILES[target.isa][0]
     if target.isa == "avx512" or g.kernel_size < WINDOW_TAPS or g.stride > 1 or not collide:
         return 0
-    if g.kernel_size + ROWS_BESIDE < held and is_large_output(
-        problem, target, is_memory_bound=True
-    ):
+    is_large = is_large_output(problem, target, is_memory_bound=True)
+    if is_large and g.kernel_size + ROWS_BESIDE < held:
         return 0
     row_bytes = g.in_channels * problem.dtype.itemsize + LINE
     fitting = [run for run in WINDOW_RUNS if (run + g.span - 1) * row_bytes <= target.l2 * 3 // 4]

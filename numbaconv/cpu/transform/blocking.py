@@ -131,8 +131,8 @@ class TransformBlocking:
 # layers on two cores take 1.08 times as long with 3/4 as with 1/4. On Zen 4, whose last cache is
 # near, spectra of twice L2 may be kept: 64 → 64 K11 d5 by 64 points (spectrum 1.5 MiB, L2 1 MiB)
 # takes 0.86 of the time with planes of 1/4 of L2 instead of three times L2. On Zen 3, L2 0.5 MiB,
-# 80 → 384 K3 (0.94 MiB) takes 0.86-0.9 of the time with planes of twice L2, and five layers of 0.5
-# to 1 MiB 0.8-1.03 on one core and on two; with 0.19 to 0.25 MiB planes of 1/4 are the better ones.
+# 80 → 384 K3 (0.94 MiB) takes 0.86-0.9 of the time with planes of twice L2, and six layers of up
+# to 1 MiB 0.8-1.04 on one core and on two; with 0.19 to 0.25 MiB planes of 1/4 are the better ones.
 KEPT_SPECTRUM, PLANES_BESIDE = {"sapphirerapids": 3 / 4, "znver4": 2, "znver3": 3 / 4}, 1 / 4
 
 # Planes beside a spectrum that does not stay, which is read for every block: as many times L2, or
