@@ -19,7 +19,7 @@ from .functional import (
     filter_to_kio,
     positions_read,
 )
-from .interop import empty_output, is_on_cuda
+from .interop import is_on_cuda, output_maker
 from .plan import Array
 from .problem import (
     ALGORITHMS,
@@ -337,8 +337,8 @@ class Conv1D:
         latest = weights.latest  # read once: other threads replace it
         if latest is not None and threads is None:
             # Perhaps as the call before, and so small that checks in Python would take longer.
-            enter, shape = latest
-            y = empty_output(shape, self._dtype) if out is None else out
+            enter, new_output = latest
+            y = new_output() if out is None else out
             if enter(x, y):
                 return y
         threads = self._threads if threads is None else as_threads(threads)
@@ -347,8 +347,8 @@ class Conv1D:
         key = key_of(x, self._dtype)
         known = None if key is None else weights.calls.get(key)
         if known is not None:
-            call, shape, weights.latest = known
-            y = empty_output(shape, self._dtype) if out is None else out
+            call, shape, new_output, weights.latest = known
+            y = new_output() if out is None else out
             fits = out is None or is_target(out, self._dtype, shape)
             if fits and call(x, y, threads):
                 return y
@@ -373,9 +373,10 @@ class Conv1D:
             read = positions_read(view, plan)
             call = plan.bind(read.strides, channel_last(y, self._permute).strides)
             entry = call.entry(x, y) if x.flags.c_contiguous else None
-            latest = None if entry is None else (entry, y.shape)
+            new_output = output_maker(y.shape, self._dtype)
+            latest = None if entry is None else (entry, new_output)
             weights.latest = latest
-            remember(weights.calls, key, (call, y.shape, latest))
+            remember(weights.calls, key, (call, y.shape, new_output, latest))
         return y if out is None else out
 
     def _is_cuda(self, on_cuda: bool) -> bool:

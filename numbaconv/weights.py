@@ -14,10 +14,11 @@ from .problem import Geometry
 if TYPE_CHECKING:
     from .plan import BoundCall, Entry, Plan
 
-    Latest = tuple[Entry, "Shape"] | None
+    Latest = tuple[Entry, "NewOutput"] | None
 
 
 Shape = tuple[int, ...]
+NewOutput = Callable[[], np.ndarray[Any, Any]]
 
 
 def frozen_copy(array: np.ndarray[Any, Any], dtype: np.dtype[Any]) -> np.ndarray[Any, Any]:
@@ -56,8 +57,8 @@ class Weights:
     ----------
     plans, calls, latest
         What a layer remembers: plans by the extent of an input; bound calls by its shape and
-        strides, with the shape of the output and what `latest` then is; the entry of the latest
-        call, if it had one, and the shape of its output.
+        strides, with the shape of the output, what makes one, and what `latest` then is; the entry
+        of the latest call, if it had one, and what makes its output.
     """
 
     def __init__(
@@ -70,7 +71,9 @@ class Weights:
         self.filter = filter
         self.bias = bias
         self.plans: OrderedDict[Hashable, Plan] = OrderedDict()
-        self.calls: OrderedDict[Hashable, tuple[BoundCall, Shape, Latest]] = OrderedDict()
+        self.calls: OrderedDict[Hashable, tuple[BoundCall, Shape, NewOutput, Latest]] = (
+            OrderedDict()
+        )
         self.latest: Latest = None
         self._packed: dict[Hashable, Any] = {}
 

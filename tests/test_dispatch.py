@@ -98,7 +98,7 @@ LADDER = {
         {"fir": "32 → 32 channels", "narrow": "num_groups=32", "planar": "last in memory"},
     ),
     "sliding": (
-        problem(3, 3, 8),
+        problem(3, 3, 8, dilation=2),
         {
             "fir": "3 → 8",
             "narrow": "C_in=3 fills 16 lanes less well",
@@ -159,6 +159,17 @@ def test_more_reasons():
     thin = problem(3, 1, 4)
     if cpu_target().lanes(F32) >= 8:
         assert "C_in=1 fills" in dict(choose(thin).declined)["narrow"]
+
+
+def test_dense_tiles_stand_in_for_sliding_ones_where_loads_keep_up():
+    one_unit = dataclasses.replace(WIDE, core="znver4")
+    for p in (problem(3, 3, 8), problem(5, 12, 16, dilation=4)):
+        choice = choose(p, target=one_unit)
+        assert choice.kernel.name == "dense"
+        assert "one multiply-add a cycle" in dict(choice.declined)["sliding"]
+        assert choose(p, target=WIDE).kernel.name == "sliding"
+    for p in (problem(3, 3, 8, dilation=2), problem(3, 32, 32, num_groups=2)):
+        assert choose(p, target=one_unit).kernel.name == "sliding"
 
 
 @st.composite

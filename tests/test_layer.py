@@ -784,7 +784,7 @@ SHARED = {
     ),
     "small groups": dict(in_channels=256, out_channels=512, num_groups=128, padding="same"),
     "grouped": dict(in_channels=96, out_channels=96, num_groups=3, padding="same"),
-    "sliding": dict(in_channels=96, out_channels=15, padding="same", dilation=5),
+    "sliding": dict(in_channels=96, out_channels=14, num_groups=2, padding="same", dilation=5),
     "narrow": dict(in_channels=512, out_channels=2, padding="same"),
     "fir": dict(kernel_size=600, in_channels=1, out_channels=1, padding="same"),
     "permuted": dict(in_channels=64, out_channels=64, padding="same", permute=True),
@@ -947,7 +947,7 @@ def test_explain_states_the_unit_roundoff_of_float64():
 
 
 def test_explain_runs_nothing(monkeypatch):
-    layer, x = make(algorithm="direct"), np.full((1, 9, 4), np.nan, F32)
+    layer, x = make(algorithm="direct", dilation=2), np.full((1, 9, 4), np.nan, F32)
     monkeypatch.setattr(layer_module, "execute", lambda *_: pytest.fail("explain computed"))
     assert explain(layer, x).kernel == "sliding"
     assert layer.explain(x).kernel == "sliding"

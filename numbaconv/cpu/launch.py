@@ -75,9 +75,10 @@ def run(owner, arguments, count):
         return truth(False)
     if count == 3:
         extra = address_of_array(a.extra)
-    state = give_up_gil()
+    state = 0 if e.is_brief else give_up_gil()
     call_address(e.kernel, (0, e.call, x, y, 0, 1, stack_zeros(1), extra))
-    take_gil(state)
+    if not e.is_brief:
+        take_gil(state)
     return truth(True)
 
 
@@ -97,9 +98,13 @@ NO_LOOK = (0,) * 9
 
 
 def serial_launcher(
-    kernel: int, tables: CallTables, table: int, look: tuple[int, ...] = NO_LOOK
+    kernel: int,
+    tables: CallTables,
+    table: int,
+    look: tuple[int, ...] = NO_LOOK,
+    is_brief: bool = False,
 ) -> Callable[..., bool]:
-    """A builtin function that runs a macrokernel in the calling thread, without the GIL.
+    """A builtin function that runs a macrokernel in the calling thread.
 
     Parameters
     ----------
@@ -109,6 +114,9 @@ def serial_launcher(
         Kept as long as the function.
     look : tuple of int
         See `look_for`.
+    is_brief : bool
+        Whether it keeps the GIL: to give it up and take it again would take longer than others
+        wait for it.
 
     Returns
     -------
@@ -117,7 +125,7 @@ def serial_launcher(
         ndarrays with the strides that the table is for. It returns whether it ran: not where x and
         y may overlap, or are not what it looks for.
     """
-    return builtin(definition_of_run(), np.array([(kernel, table, *look)], ENTRY), tables)
+    return builtin(definition_of_run(), np.array([(kernel, table, is_brief, *look)], ENTRY), tables)
 
 
 @_jit.parallel_jit

@@ -160,18 +160,22 @@ def convolve(element, call, x_address, y_address, worker, workers, queue, divide
     total, multiple, least = positions, c.row_tile, c.least_piece
     if divide_panels:
         total, multiple, least = c.panel_count, 1, 1
-    pieces = pieces_of(total // workers, least) if workers > 1 else 1
-    unit = next_unit(queue, worker, workers, workers * pieces)
+    first, last, first_panel, last_panel = 0, positions, 0, c.panel_count
+    pieces, unit = 1, 0
+    # One worker has no share to find: that takes a tenth of the shortest calls.
+    if workers > 1:
+        pieces = pieces_of(total // workers, least)
+        unit = next_unit(queue, worker, workers, workers * pieces)
     while unit >= 0:
-        first = first_item(total, unit, workers, pieces, multiple)
-        last = first_item(total, unit + 1, workers, pieces, multiple)
-        first_panel, last_panel = 0, c.panel_count
-        if divide_panels:
-            first, last, first_panel, last_panel = 0, positions, first, last
+        if workers > 1:
+            first = first_item(total, unit, workers, pieces, multiple)
+            last = first_item(total, unit + 1, workers, pieces, multiple)
+            if divide_panels:
+                first, last, first_panel, last_panel = 0, positions, first, last
         compute_positions(
             element, call, x_address, y_address, first, last, first_panel, last_panel, scratch, runs
         )  # fmt: skip
-        unit = next_unit(queue, worker, workers, workers * pieces)
+        unit = next_unit(queue, worker, workers, workers * pieces) if workers > 1 else -1
     release(scratch)
 
 

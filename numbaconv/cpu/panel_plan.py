@@ -70,6 +70,11 @@ class PanelPlan(RememberingPlan["PanelCall"]):
         }
 
 
+# Up to this much work (some 5 µs) a call keeps the GIL. Giving it up and taking it again takes 20
+# of the 430 ns of a streaming step, and up to 5 ms where another thread wants it.
+BRIEF_FLOPS = 200_000
+
+
 class PanelCall(BoundCall):
     """A `PanelPlan` with the strides of x and y: the macrokernel's parameter table."""
 
@@ -79,6 +84,7 @@ class PanelCall(BoundCall):
         blocking = plan.blocking
         self.workers = blocking.workers
         self.is_small = not deserves_threads(plan.problem)
+        self.is_brief = plan.problem.flops <= BRIEF_FLOPS
         self.kernel = convolve_address(plan.problem.dtype)
         self.tables = CallTables(
             functools.partial(call_table, blocking, x_strides, y_strides),
@@ -96,7 +102,9 @@ class PanelCall(BoundCall):
     def entry(self, x: Array, y: Array) -> Entry | None:
         if not self.is_small:
             return None
-        return serial_launcher(self.kernel, self.tables, self.address, look_for(x, y))
+        return serial_launcher(
+            self.kernel, self.tables, self.address, look_for(x, y), self.is_brief
+        )
 
 
 def streams(blocking: Blocking, y_strides: tuple[int, ...]) -> bool:

@@ -61,7 +61,7 @@ class SmallGroups(Sliced):
 
     name = "small groups"
     emitter = SmallGroupsEmitter
-    writes_taps = False
+    writes_taps = ("avx512",)
 
     def declines(self, problem: ConvProblem, target: Target) -> str | None:
         g, lanes = problem.geometry, target.lanes(problem.dtype)

@@ -71,7 +71,7 @@ PRODUCT = int64_fields("terms", "stacked", "depth", "x_plane", "y_plane", "weigh
 
 # What a launcher in machine code runs, and the arrays that it may be called with; see `launch`.
 ENTRY = int64_fields(
-    "kernel", "call", "is_checked",
+    "kernel", "call", "is_brief", "is_checked",
     "type", "kind", "x_batch", "x_length", "x_channels", "y_batch", "y_length", "y_channels",
 )  # fmt: skip
 ARGUMENTS = int64_fields("x", "y", "extra")

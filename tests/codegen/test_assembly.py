@@ -16,7 +16,7 @@ from numbaconv.cpu.dense_tile import unroll_of
 from numbaconv.cpu.families import FAMILIES, standalone_module
 from numbaconv.cpu.microkernel import Tile
 from numbaconv.cpu.sliced import MOST_WRITTEN_TAPS
-from numbaconv.cpu.target import ISAS
+from numbaconv.cpu.target import ISAS, Target
 from numbaconv.problem import ConvProblem, Geometry
 from tests.codegen.reader import (
     BRANCH,
@@ -56,11 +56,20 @@ def shapes(lanes: int) -> Iterator[tuple[int, ...]]:
         for depth, outputs in SMALL_GROUPS:
             for groups in (64, 65):
                 yield groups * depth, groups * outputs, groups, dilation
+            yield 64 * depth, 64 * outputs, 64, dilation, MOST_WRITTEN_TAPS + 1
 
 
 @functools.cache
 def shipped_tiles(isa: str) -> tuple[Tile, ...]:
-    target, tiles = ISAS[isa], {}
+    tiles: dict[Tile, None] = {}
+    collect_tiles(ISAS[isa], tiles)
+    if isa == "avx512":  # with one multiply-add unit, and two
+        collect_tiles(dataclasses.replace(ISAS[isa], core="znver4"), tiles)
+    return tuple(tiles)
+
+
+def collect_tiles(target: Target, tiles: dict[Tile, None]) -> None:
+    """Add each tile for `target`, in an order that does not change."""
     for dtype in (np.dtype(np.float32), np.dtype(np.float64)):
         for inputs, outputs, groups, dilation, *taps in shapes(target.lanes(dtype)):
             near, far = 300, 20_000
@@ -83,7 +92,6 @@ def shipped_tiles(isa: str) -> tuple[Tile, ...]:
                     gemm, target, first=0, channels=columns, x_offset=0, column=0, sharing=8
                 ):
                     tiles[panel.tile] = None
-    return tuple(tiles)
 
 
 @functools.cache
@@ -238,7 +246,10 @@ def test_the_loop_of_the_full_tile_has_one_branch(isa, tile):
         pytest.skip(f"{isa} has no masked loads")
     for loop in full_tile_loops(isa, tile):
         branches = [line for line in loop if BRANCH.match(line.split()[0])]
-        assert len(branches) == 1
+        # Depthwise asks twice whether x is far, and leaves to prefetch and comes back; not in the
+        # loop over the taps if there is one.
+        asks = isa == "avx512" and tile.family == "depthwise" and not has_loop_over_taps(tile)
+        assert 1 <= len(branches) <= (5 if asks else 1)
 
 
 STREAMING_STORES = {
