@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 
 from ..problems import Problem, named
-from ..roofline import aligned, copy_bandwidth, fma_peak, fma_peak_behind
+from ..roofline import aligned, copy_bandwidth, fma_peak, fma_peak_behind, fma_seconds
 from .base import DISTURBED, OUR_WAYS, Layer, NotOffered, Prepared, Way
 from .gate import Truth
 
@@ -36,6 +36,13 @@ ROUNDS = 9
 # side up to 3.5 times slower. So it is waited until this process has rested for so long.
 REST_SECONDS = 0.02
 MOST_REST_SECONDS = 2.0
+
+# A host runs two cores of a virtual machine on one of its own, for up to seconds: two threads of
+# multiply-adds then reach the peak of one (Zen 4), and all that runs on two cores takes up to twice
+# as long. So a side also waits until the peak is this share of the best that has been seen.
+WHOLE_CORES = 0.8
+PEAK_STEPS = 30_000
+MOST_WAITS = 40
 
 # After the pause a side runs for so long before it is timed: threads wake, clocks rise. On two
 # cores of a virtual machine (Zen 3) calls of 0.37 ms take 0.9 ms at first and 0.4 ms after 4 ms.
@@ -57,7 +64,8 @@ class Side:
 
     way: Way
     prepared: Prepared
-    threads_of_peak: int = 0
+    cores: Cores | None = None
+    notes_peak: bool = False
     calls: int = 1
     once: float = 0.0
     seconds: list[float] = field(default_factory=list)
@@ -67,6 +75,8 @@ class Side:
         """Seconds of one call, the mean over one round."""
         run, calls = self.prepared.run, range(self.calls)
         rest()
+        if self.cores is not None:
+            self.cores.wait()
         warm = time.perf_counter() + (WARM_SECONDS if self.once < LONG_SECONDS else 0.0)
         while time.perf_counter() < warm:
             run()
@@ -74,8 +84,8 @@ class Side:
         for _ in calls:
             run()
         elapsed = time.perf_counter() - begin
-        if self.threads_of_peak:
-            self.peaks.append(fma_peak_behind(self.threads_of_peak))
+        if self.notes_peak and self.cores is not None:
+            self.peaks.append(fma_peak_behind(self.cores.threads))
         return elapsed / self.calls
 
     def calibrate(self, seconds: float) -> None:
@@ -96,6 +106,38 @@ class Side:
             status="ok", seconds=median, lower=lower, upper=upper,
             rounds=len(self.seconds), calls=self.calls, **peak,
         )  # fmt: skip
+
+
+class Cores:
+    """The cores that all sides run on.
+
+    Attributes
+    ----------
+    threads : int
+        As many as are used.
+    best : float
+        The highest multiply-add peak of so many that has been seen.
+    waits : int
+        How often a side had to wait for them.
+    """
+
+    def __init__(self, threads: int) -> None:
+        self.threads, self.best, self.waits = threads, 0.0, 0
+
+    def are_whole(self) -> bool:
+        """Whether the machine runs each of them on a core of its own, as far as can be seen."""
+        bursts = [fma_seconds(self.threads, np.float32, PEAK_STEPS) for _ in range(2)]
+        peak = max(flops / seconds for seconds, flops in bursts)
+        self.best = max(self.best, peak)
+        return peak >= WHOLE_CORES * self.best
+
+    def wait(self) -> None:
+        """Wait until they are, but not for ever."""
+        for _ in range(MOST_WAITS):
+            if self.are_whole():
+                return
+            self.waits += 1
+            rest()
 
 
 def rest() -> bool:
@@ -152,14 +194,16 @@ def complaint(truth: Truth, way: Way, prepared: Prepared) -> str | None:
     return truth.complaint(prepared.result(prepared.run()), contiguous=way.layout == "nlc")
 
 
-def prepare(way: Way, layer: Layer, truth: Truth, seconds: float) -> Side | dict[str, Any]:
+def prepare(
+    way: Way, layer: Layer, truth: Truth, seconds: float, cores: Cores | None = None
+) -> Side | dict[str, Any]:
     """A side that is ready for its rounds, or the record of why there is none."""
     try:
         prepared = way.prepare(layer)
         wrong = complaint(truth, way, prepared)
         if wrong:
             return dict(status="wrong", reason=wrong)
-        side = Side(way, prepared, layer.threads if way.name in OUR_WAYS else 0)
+        side = Side(way, prepared, cores, notes_peak=way.name in OUR_WAYS)
         side.calibrate(seconds)
         return side
     except NotOffered as reason:
@@ -213,10 +257,10 @@ def measure(
     """The record of one layer: its ceilings, and every way with its time or its fault."""
     before = ceilings(layer.problem, layer.threads)
     records: dict[str, Any] = {}
-    sides = []
+    sides, cores = [], Cores(layer.threads)
     for way in ways:
         trying(way.name)
-        made = prepare(way, layer, truth, seconds)
+        made = prepare(way, layer, truth, seconds, cores)
         if isinstance(made, Side):
             sides.append(made)
         records[way.name] = dict(layout=way.layout, preallocated=way.preallocated)
@@ -229,7 +273,7 @@ def measure(
         records[side.way.name] |= found
     after = ceilings(layer.problem, layer.threads)
     highest = {key: max(before[key], after[key]) for key in before}
-    return dict(**highest, disturbance=disturbance, ways=records)
+    return dict(**highest, disturbance=disturbance, waits=cores.waits, ways=records)
 
 
 def load(folder: Path, name: str, threads: int) -> tuple[Layer, Truth]:

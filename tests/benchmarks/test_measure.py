@@ -6,11 +6,14 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from benchmarks.peers import measure as module
 from benchmarks.peers import numpy_peer, ours
 from benchmarks.peers.base import OUR_WAYS, Layer, NotOffered, Prepared, Way, crop
 from benchmarks.peers.gate import Truth, reference
 from benchmarks.peers.measure import (
+    MOST_WAITS,
     ROUNDS,
+    Cores,
     Disturbance,
     Side,
     brief,
@@ -143,6 +146,19 @@ def test_disturbed_rounds_are_repeated_but_not_for_ever(monkeypatch):
     assert len(side.seconds) == ROUNDS
     assert mean == pytest.approx((0.01 + 0.03 + 0.5 * (ROUNDS - 2)) / ROUNDS)
     assert len(list(shares)) == 104 - ROUNDS - ROUNDS
+
+
+def test_sides_wait_until_cores_are_whole_but_not_for_ever(monkeypatch):
+    seconds = iter([1.0, 1.1, *[2.0] * 4, 0.9, 1.0, *[2.0] * 1000])
+    monkeypatch.setattr(module, "fma_seconds", lambda threads, dtype, steps: (next(seconds), 1.0))
+    monkeypatch.setattr(module, "rest", lambda: True)
+    cores = Cores(threads=2)
+    cores.wait()
+    assert (cores.best, cores.waits) == (1.0, 0)
+    cores.wait()
+    assert (cores.best, cores.waits) == (1 / 0.9, 2)
+    cores.wait()
+    assert cores.waits == 2 + MOST_WAITS
 
 
 def test_quartiles():
