@@ -1,5 +1,6 @@
 """The child: who is timed, who is not, and what is written about it."""
 
+import itertools
 import time
 from types import SimpleNamespace
 
@@ -149,16 +150,20 @@ def test_disturbed_rounds_are_repeated_but_not_for_ever(monkeypatch):
 
 
 def test_sides_wait_until_cores_are_whole_but_not_for_ever(monkeypatch):
-    seconds = iter([1.0, 1.1, *[2.0] * 4, 0.9, 1.0, *[2.0] * 1000])
-    monkeypatch.setattr(module, "fma_seconds", lambda threads, dtype, steps: (next(seconds), 1.0))
+    peaks = iter([1.0, 0.5, 0.9, *[0.5] * 9, 1.1])
+    monkeypatch.setattr(module, "fma_seconds", lambda threads, dtype, steps: (1.0, next(peaks)))
     monkeypatch.setattr(module, "rest", lambda: True)
     cores = Cores(threads=2)
     cores.wait()
+    cores.wait()
     assert (cores.best, cores.waits) == (1.0, 0)
+    clock = itertools.count(step=module.PEAK_SECONDS / 3.5)  # three bursts each time
+    monkeypatch.setattr(module, "time", SimpleNamespace(perf_counter=lambda: next(clock)))
     cores.wait()
-    assert (cores.best, cores.waits) == (1 / 0.9, 2)
+    assert (cores.best, cores.waits) == (1.1, 3)
+    peaks = itertools.repeat(0.5)
     cores.wait()
-    assert cores.waits == 2 + MOST_WAITS
+    assert cores.waits == 3 + MOST_WAITS
 
 
 def test_quartiles():
