@@ -13,7 +13,6 @@ import logging
 import os
 import sys
 import threading
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -160,12 +159,10 @@ def _load_tbb() -> None:
             logger.info("%s cannot be loaded: %s", path, error)
 
 
-def run(parallel: Callable[[], Any], serial: Callable[[], Any]) -> Any:
-    """Return `parallel()`, or `serial()` where entering the layer could end the process."""
+def may_run_parallel() -> bool:
+    """Whether the layer can be entered: there is one, and it does not end the process."""
     layer = threading_layer()
-    if layer is None or (layer == "workqueue" and not is_alone()):
-        return serial()
-    return parallel()
+    return layer is not None and (layer != "workqueue" or is_alone())
 
 
 def is_alone() -> bool:

@@ -165,13 +165,11 @@ class Launcher:
         no notice of a number.
         """
         table = self.tables.address_for(y)
-        if workers == 1:
+        if workers == 1 or not _threads.may_run_parallel():
             return self.serially(table, x, y, extra)
         number = extra if isinstance(extra, int) else address_of(extra)
-        return _threads.run(
-            lambda: launch_parallel(self.kernel, table, *as_typed(x, y), workers, number),
-            lambda: self.serially(table, x, y, extra),
-        )
+        ran: bool = launch_parallel(self.kernel, table, *as_typed(x, y), workers, number)
+        return ran
 
     def serially(self, table: int, x: Array, y: Array, extra: Array | int) -> bool:
         """The same in the calling thread, with one of the tables."""

@@ -82,7 +82,7 @@ class PanelCall(BoundCall):
         self, plan: PanelPlan, x_strides: tuple[int, ...], y_strides: tuple[int, ...]
     ) -> None:
         blocking = plan.blocking
-        self.workers = blocking.workers
+        self.workers = functools.cache(blocking.workers)
         self.is_small = not deserves_threads(plan.problem)
         self.is_brief = plan.problem.flops <= BRIEF_FLOPS
         self.kernel = convolve_address(plan.problem.dtype)

@@ -109,7 +109,7 @@ class TransformCall(BoundCall):
     ) -> None:
         self.plan, blocking = plan, plan.blocking
         self.strides = (x_strides, y_strides)
-        self.workers = blocking.workers
+        self.workers = functools.cache(blocking.workers)
         self.kernel = skeleton_address(plan.problem.dtype)
         self.tables = CallTables(
             functools.partial(transform_table, blocking, x_strides, y_strides),
