@@ -56,7 +56,8 @@ class SmallGroupsEmitter(SlicedEmitter):
 LARGEST = {"avx512": (10, 8), "avx2": (6, 4), "avx": (6, 2)}
 
 # The same with AVX-512 and taps that are not written out: a permutation serves up to 16 products.
-# Zen 4, 64 → 128 in 16 groups gains 1.12× by K9, 1.05× by K16 and K31, 64 → 64 in 32 1.02× by K31.
+# Zen 4, 64 → 128 in 16 groups gains 1.12× by K9, 1.05× by K16 and K31, 64 → 64 in 32 1.02× by K31;
+# 64 → 128 in 64 by K12 loses 1.03×, 20 positions of K16 lose 1.14×.
 LARGEST_OF_MANY_TAPS = (8, 16)
 
 
