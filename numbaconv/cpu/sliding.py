@@ -15,7 +15,6 @@ from .target import Target
 # 1.13× by K4.
 FEWEST_TAPS = 4
 
-
 # Input channels from which the loads of a dense tile are enough, whatever the dilation: 4 → 16 K3
 # d64 loses 1.05× there, 2 → 10 K20 d3 1.3×, whose taps begin a new loop each.
 FEW_CHANNELS = 8

@@ -200,6 +200,16 @@ def test_large_calls_have_no_entry():
     assert layer._weights.latest is None
 
 
+def test_only_brief_calls_keep_the_gil():
+    brief, _, _ = layer_with_entry()
+    longer = Conv1D(3, 32, 32, algorithm="direct", rng=0)  # 1.2 MFLOP
+    x = normal(1, 200, 32)
+    y = longer(x)
+    np.testing.assert_array_equal(longer(x), y)
+    kept = [layer._weights.latest[0].__self__["is_brief"] for layer in (brief, longer)]
+    assert kept == [1, 0]
+
+
 # --- as objects of Python
 def test_an_entry_keeps_what_it_reads():
     layer, x, y = layer_with_entry()
