@@ -116,6 +116,11 @@ class Panel:
         return self.tile.width if self.slice_columns is None else self.slice_columns
 
     @property
+    def sums_lanes(self) -> bool:
+        """Whether vectors lie along the input channels (`narrow`)."""
+        return self.tile.family == "narrow"
+
+    @property
     def columns(self) -> int:
         """Columns in packed weights."""
         return self.slices * self.width

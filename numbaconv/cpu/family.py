@@ -114,7 +114,7 @@ class Blocking:
             return 1, False
         panels = len(self.panels)
         tiles = -(-self.problem.batch * self.problem.length_out // self.tile.rows)
-        are_alike = len({panel.slices for panel in self.panels}) == 1
+        are_alike = len({(panel.slices, panel.sums_lanes) for panel in self.panels}) == 1
         if blocking.is_mostly_filter(self.problem) and panels % threads == 0 and are_alike:
             return threads, True
         if tiles >= 4 * threads or tiles >= panels:
@@ -126,7 +126,7 @@ class Blocking:
 def blocking_for(problem: ConvProblem, target: Target, family: Family) -> Blocking:
     """Derive all sizes; remembered, since `conv1d` asks in every call."""
     panels = tuple(family.panels(problem, target))
-    tile = max((panel.tile for panel in panels), key=lambda tile: tile.width)
+    tile = max((p.tile for p in panels), key=lambda tile: (tile.family != "narrow", tile.width))
     g = problem.geometry
     run = family.run(problem, tile, target)
     band = family.band(problem, len(panels), run, target)

@@ -63,7 +63,7 @@ def compute_run(element, call, runs, i, p, first_block, last_block, stage):
         block = record(c.blocks, b, "block")
         done = block.first_tap * block.full_depth + block.first_channel
         taps, depth = block.taps, block.depth
-        if run.is_merged:  # taps follow each other in memory: one long row
+        if run.is_merged and panel.merges_taps:  # taps follow each other in memory: one long row
             taps, depth = 1, taps * depth
         accumulate = b
         ahead = panel.width * (c.reduction if c.is_block_by_block else block.taps * block.depth)

@@ -6,15 +6,13 @@ keeps VL partial sums, which one tree of shuffles adds up after the last tap.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
 from typing import Any
 
 from ..problem import ConvProblem
-from ..weights import Weights
 from .blocking import Panel
 from .family import Family
 from .microkernel import Emitter, Tile
-from .packing import PackedWeights, pack_bias
 from .target import Target
 from .vector import LINE, i64
 
@@ -144,6 +142,43 @@ class NarrowEmitter(Emitter):
                 b.store(total, v.at(y_rows[row], co))
 
 
+def dot_panel(
+    problem: ConvProblem,
+    target: Target,
+    outputs: int,
+    first: int = 0,
+    x_offset: int = 0,
+    column: int = 0,
+) -> Panel:
+    """A panel of channels `first` … `first+outputs-1`, each by dot products."""
+    g, lanes, depth = (
+        problem.geometry,
+        target.lanes(problem.dtype),
+        problem.geometry.group_in_channels,
+    )
+    sliding_rows, block, rows = TILES[target.isa][outputs]
+    if g.stride == g.dilation:
+        rows = sliding_rows
+    else:
+        block = 1
+    tile = Tile(
+        NarrowEmitter.family, problem.dtype.itemsize * 8, lanes, rows,
+        vectors=outputs, masked=depth % lanes > 0, fma=target.fma, variant=(block,),
+    )  # fmt: skip
+    columns = -(-(-(-depth // lanes) * tile.width) // depth)
+    last_lanes = depth % lanes or lanes
+    return Panel(tile, first, outputs, x_offset, column, last_lanes, slice_columns=columns)
+
+
+def dot_time(problem: ConvProblem, outputs: int, target: Target) -> float:
+    """What so many outputs take, in vectors of a dense tile; infinity where there are no tiles."""
+    lanes, depth = target.lanes(problem.dtype), problem.geometry.group_in_channels
+    if outputs not in TILES.get(target.isa, ()):
+        return math.inf
+    in_use = depth / (-(-depth // lanes) * lanes)
+    return outputs / lanes / in_use * DENSE_SHARE / DOT_SHARE
+
+
 class Narrow(Family):
     """One group, and fewer output channels than lanes."""
 
@@ -158,39 +193,12 @@ class Narrow(Family):
             return f"C_out={g.out_channels} fills more than half of {lanes} lanes"
         if g.out_channels not in TILES.get(target.isa, ()):
             return f"no tiles of {g.out_channels} outputs for the instruction set {target.isa!r}"
-        dot = DOT_SHARE * g.in_channels / (-(-g.in_channels // lanes) * lanes)
-        dense = DENSE_SHARE * g.out_channels / lanes
-        if dot < dense:
+        if dot_time(problem, g.out_channels, target) > 1:
             return f"C_in={g.in_channels} fills {lanes} lanes less well than C_out={g.out_channels}"
         return None
 
     def panels(self, problem: ConvProblem, target: Target) -> list[Panel]:
-        g, lanes = problem.geometry, target.lanes(problem.dtype)
-        sliding_rows, block, rows = TILES[target.isa][g.out_channels]
-        if g.stride == g.dilation:
-            rows = sliding_rows
-        else:
-            block = 1
-        tile = Tile(
-            self.emitter.family, problem.dtype.itemsize * 8, lanes, rows,
-            vectors=g.out_channels, masked=g.in_channels % lanes > 0, fma=target.fma,
-            variant=(block,),
-        )  # fmt: skip
-        return [Panel(tile, 0, g.out_channels, 0, 0, g.in_channels % lanes or lanes)]
-
-    def pack(self, weights: Weights, panels: Sequence[Panel]) -> PackedWeights:
-        """Order the filter as (vector of input channels, tap, output, lane)."""
-        taps, depth, outputs = weights.filter.shape
-        lanes = panels[0].tile.lanes
-        vectors = -(-depth // lanes)
-        packed = PackedWeights.empty(vectors * taps * outputs * lanes, panels, weights)
-        block = packed.filter.reshape(vectors, taps, outputs, lanes)
-        for vector in range(vectors):
-            part = weights.filter[:, vector * lanes : (vector + 1) * lanes]
-            block[vector, :, :, : part.shape[1]] = part.transpose(0, 2, 1)
-            block[vector, :, :, part.shape[1] :] = 0
-        pack_bias(packed, weights, panels)
-        return packed
+        return [dot_panel(problem, target, problem.geometry.out_channels)]
 
 
 NARROW = Narrow()

@@ -8,6 +8,7 @@ from numba.core import types
 from numba.extending import intrinsic, models, register_model
 
 from .. import _jit
+from .blocking import Panel
 from .families import emit_panel
 from .microkernel import INTEGERS, POINTERS, Tile
 
@@ -67,3 +68,12 @@ def panel_address(tile: Tile) -> int:
     pointers = [types.CPointer(element)] * len(POINTERS)
     signature = types.void(TileType(tile), *pointers, *[types.int64] * len(INTEGERS))
     return _jit.c_address(panel_entry, signature)
+
+
+def panel_row(panel: Panel, tile: Tile, weights: int, bias: int) -> tuple[int, ...]:
+    """A row of `tables.PANEL`: `panel` by `tile`, and where its weights and its bias begin."""
+    return (
+        panel_address(tile), panel.x_offset, panel.first, panel.channels,
+        panel.width, panel.slices, panel.x_slice, panel.last_lanes,
+        weights, bias, not panel.sums_lanes,
+    )  # fmt: skip

@@ -18,7 +18,7 @@ from .blocking import Inside, deserves_threads, least_piece
 from .family import Blocking, Family, blocking_for
 from .launch import Launcher, look_for, serial_launcher
 from .macrokernel import convolve_address
-from .panel import panel_address
+from .panel import panel_row
 from .streaming import MANY_PRODUCTS, CallTables, may_stream
 from .tables import BLOCK, CALL, PANEL
 from .target import Target
@@ -131,13 +131,9 @@ def panel_table(blocking: Blocking, past_caches: bool) -> Array:
     reduction = blocking.problem.geometry.reduction
     tiles = [dataclasses.replace(panel.tile, streams=past_caches) for panel in blocking.panels]
     rows = [
-        (
-            panel_address(tile), panel.x_offset, panel.first, panel.channels,
-            panel.width, panel.slices, panel.x_slice, panel.last_lanes,
-            panel.column * reduction, panel.column,
-        )
+        panel_row(panel, tile, panel.column * reduction, panel.column)
         for panel, tile in zip(blocking.panels, tiles, strict=True)
-    ]  # fmt: skip
+    ]
     return np.array(rows, PANEL)
 
 

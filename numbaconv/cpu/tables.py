@@ -39,7 +39,7 @@ CALL = int64_fields(
 # One panel: its kernel, what it reads and what it writes (offsets in elements).
 PANEL = int64_fields(
     "kernel", "x_offset", "first_channel", "channels", "width", "slices", "x_slice", "last_lanes",
-    "weights", "bias",
+    "weights", "bias", "merges_taps",
 )  # fmt: skip
 
 # One block of the reduction: taps × channels, in the order of the chain.

@@ -64,6 +64,11 @@ class Target:
         return 1 if self.core == "znver4" else 2
 
     @property
+    def has_half_vectors(self) -> bool:
+        """Whether two multiply-adds of half a vector start where one of a whole one does."""
+        return self.isa == "avx512" and self.fma_units == 1
+
+    @property
     def has_masks(self) -> bool:
         """Whether masks have registers of their own, so that partial vectors cost no more."""
         return self.isa == "avx512"

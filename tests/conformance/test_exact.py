@@ -46,6 +46,17 @@ def test_every_number_of_output_channels(out_channels, dtype):
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("out_channels", CHANNELS)
+def test_output_channels_that_fill_no_vector(out_channels, dtype):
+    """With so many products that they go by halves of a vector, or by dot products."""
+    dense = Case(3, 19, out_channels, 45, batch=2, padding=1, has_bias=True, dtype=dtype)
+    assert_exact(dense)
+    assert_exact(dense.but(dilation=3, permute=True))
+    assert_exact(dense.but(in_channels=32, stride=2, padding=(3, 0)))
+    assert_exact(dense.but(in_channels=38, out_channels=2 * out_channels, num_groups=2))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("in_channels", CHANNELS)
 def test_every_number_of_input_channels(in_channels, dtype):
     assert_exact(Case(3, in_channels, 20, 29, padding=1, dtype=dtype))

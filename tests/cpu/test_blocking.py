@@ -20,6 +20,7 @@ from numbaconv.cpu.blocking import (
     run_length,
     split_evenly,
 )
+from numbaconv.cpu.dense import remainder_of
 from numbaconv.cpu.families import FAMILIES
 from numbaconv.cpu.family import blocking_for
 from numbaconv.cpu.sharing import share
@@ -28,9 +29,12 @@ from numbaconv.problem import ConvProblem, Geometry
 
 F32, F64 = np.dtype(np.float32), np.dtype(np.float64)
 
+# Of cores that start two multiply-adds, and one of whole vectors.
+TARGETS = {**ISAS, "one unit": dataclasses.replace(ISAS["avx512"], core="znver4")}
+
 targets = st.builds(
     dataclasses.replace,
-    st.sampled_from(list(ISAS.values())),
+    st.sampled_from(list(TARGETS.values())),
     l2=st.sampled_from([4 << 10, 256 << 10, 2 << 20]),
 )
 
@@ -117,19 +121,22 @@ def test_panels_read_the_channels_of_their_groups(b):
 
 @given(blockings())
 def test_packed_panels_follow_each_other(b):
-    column = 0
+    column, lanes = 0, b.target.lanes(b.problem.dtype)
     for p in b.panels:
-        assert p.column == column
+        assert column <= p.column < column + lanes
+        assert p.column * b.problem.geometry.reduction % p.tile.lanes == 0
         assert p.columns >= p.channels
         column = p.last_column
-    assert b.tile.width == max(p.tile.width for p in b.panels)
+    widths = [p.tile.width for p in b.panels if not p.sums_lanes]
+    assert b.tile.width == max(widths or [b.panels[0].tile.width])
 
 
 @given(blockings())
 def test_last_lanes_count_what_a_masked_vector_holds(b):
     lanes = b.target.lanes(b.problem.dtype)
     for p in b.panels:
-        assert p.tile.lanes == lanes
+        is_half = p.tile.family == "dense" and 2 * p.tile.lanes == lanes
+        assert p.tile.lanes == lanes or is_half
         assert p.tile.bits == 8 * b.problem.dtype.itemsize
         assert p.tile.fma == b.target.fma
         is_whole = p.tile.family == "short" and not p.tile.masked
@@ -141,7 +148,9 @@ def test_last_lanes_count_what_a_masked_vector_holds(b):
         assert 1 <= p.last_lanes <= lanes
         if p.tile.masked:
             assert p.last_lanes < lanes
-        if p.tile.family == "dense":
+        if is_half:
+            assert (p.channels, p.tile.vectors, p.tile.masked) == (3 * lanes // 2, 3, False)
+        elif p.tile.family == "dense":
             assert p.channels == (p.tile.vectors - 1) * lanes + p.last_lanes
             assert p.tile.masked == (p.last_lanes < lanes)
         if p.tile.family in ("depthwise", "groups", "sliding"):
@@ -155,8 +164,55 @@ def test_last_lanes_count_what_a_masked_vector_holds(b):
 @given(problems(geometries(1)), targets)
 def test_panels_of_one_layer_differ_by_one_vector_at_most(problem, target):
     dense = next(f for f in FAMILIES if f.name == "dense")
-    vectors = {p.tile.vectors for p in dense.panels(problem, target)}
-    assert max(vectors) - min(vectors) <= 1
+    lanes = target.lanes(problem.dtype)
+    panels = [p for p in dense.panels(problem, target) if not p.sums_lanes]
+    vectors = {p.tile.vectors for p in panels if p.tile.lanes == lanes}
+    assert not vectors or max(vectors) - min(vectors) <= 1
+
+
+def parts(inputs, outputs, target, **parameters):
+    """Channels in whole vectors, masked or not, in halves and by dot products."""
+    problem = ConvProblem(Geometry(3, inputs, outputs, **parameters), 1, 100, F32)
+    name = "dense" if problem.geometry.num_groups == 1 else "grouped"
+    dense = next(f for f in FAMILIES if f.name == name)
+    halves, dots = remainder_of(problem, target)
+    panels = dense.panels(problem, target)
+    groups = problem.geometry.num_groups
+    assert groups * dots == sum(p.channels for p in panels if p.sums_lanes)
+    assert (halves > 0) == (target.lanes(F32) // 2 in {p.tile.lanes for p in panels})
+    return outputs // groups - halves - dots, halves, dots
+
+
+@pytest.mark.parametrize(
+    "shape, isa, expected",
+    [
+        ((64, 17), "avx512", (16, 0, 1)),
+        ((64, 17), "one unit", (16, 0, 1)),
+        ((64, 24), "avx512", (24, 0, 0)),  # a vector alone is slow
+        ((64, 40), "avx512", (32, 0, 8)),
+        ((64, 24), "one unit", (0, 24, 0)),
+        ((64, 25), "avx512", (25, 0, 0)),
+        ((64, 25), "one unit", (0, 24, 1)),
+        ((64, 41), "one unit", (16, 24, 1)),
+        ((64, 31), "one unit", (31, 0, 0)),
+        ((64, 33), "avx2", (32, 0, 1)),
+        ((64, 11), "avx2", (11, 0, 0)),
+        ((64, 64), "one unit", (64, 0, 0)),
+        ((64, 15), "one unit", (15, 0, 0)),
+        ((17, 36), "avx512", (32, 0, 4)),
+        ((17, 40), "avx512", (40, 0, 0)),  # 17 of 32 lanes
+        ((12, 17), "avx512", (17, 0, 0)),  # all products are written out
+        ((4000, 17), "avx512", (17, 0, 0)),  # sums continue from block to block
+        ((2000, 2001), "avx512", (2001, 0, 0)),  # the filter is far
+    ],
+)
+def test_what_fills_no_vector(shape, isa, expected):
+    assert parts(*shape, TARGETS[isa]) == expected
+
+
+def test_every_group_has_what_fills_no_vector():
+    assert parts(256, 100, TARGETS["one unit"], num_groups=4) == (0, 24, 1)
+    assert parts(256, 68, TARGETS["avx512"], num_groups=4) == (16, 0, 1)
 
 
 @pytest.mark.parametrize("isa", ISAS)
@@ -186,11 +242,11 @@ def registers_of(tile):
     return sums + weights + 1 + (not tile.fma)
 
 
-@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("isa", TARGETS)
 @pytest.mark.parametrize("dtype", [F32, F64])
 @pytest.mark.parametrize("dilation", [1, 2])
 def test_every_tile_fits_the_registers(isa, dtype, dilation):
-    target, wide = ISAS[isa], 3 * ISAS[isa].lanes(dtype)
+    target, wide = TARGETS[isa], 3 * TARGETS[isa].lanes(dtype)
     shapes = [(wide, c, 1) for c in range(1, 130)] + [(1, 1, 1)]
     shapes += [(c, c, c) for c in range(2, 40)]
     shapes += [(8 * i, 8 * o, 8) for i in range(1, 9) for o in range(1, 9)]
@@ -355,7 +411,7 @@ def test_blockings_are_remembered_by_value():
 
 def test_tile_names_tell_tiles_apart():
     seen = Counter()
-    for isa, target in ISAS.items():
+    for isa, target in TARGETS.items():
         tiles = set()
         for dtype in (F32, F64):
             for channels in range(1, 130):

@@ -228,11 +228,16 @@ def direct_counts(problem: ConvProblem, target: Target) -> tuple[str, Counts]:
         if tile.family == "fir":
             counts.update(fir_counts(problem, tile))
             continue
-        steps = positions / tile.rows * geometry.reduction * panel.slices
+        depth = geometry.group_in_channels
+        if panel.sums_lanes:
+            depth = math.ceil(depth / tile.lanes)
+        steps = positions / tile.rows * geometry.kernel_size * depth * panel.slices
         rows, vectors = tile.rows, tile.vectors
         if tile.family == "planar":  # rows of channels, vectors of positions
             rows, vectors = tile.variant[0], tile.rows // tile.lanes
-        counts[f"slots{min(tile.vectors, 4)}"] += steps * slots(rows, vectors, target.fma_units)
+        size = tile.lanes / target.lanes(problem.dtype)  # of a vector
+        taken = steps * slots(rows, vectors, target.fma_units) * size
+        counts[f"slots{min(tile.vectors, 4)}"] += taken
         slices = panel.slices if family.sums_channels else 1  # of dense tiles, each a tile
         counts["panel_tiles"] += positions / tile.rows * slices * len(blocking.reduction)
     filter_bytes = geometry.reduction * blocking.panels[-1].last_column * itemsize

@@ -15,7 +15,7 @@ from ...problem import ConvProblem
 from ...weights import Weights
 from ..launch import Launcher, as_typed, launch_ranges
 from ..macrokernel import range_address
-from ..panel import panel_address
+from ..panel import panel_row
 from ..panel_plan import PanelPlan, extent
 from ..streaming import CallTables, may_stream
 from ..tables import PANEL, PRODUCT, TRANSFORM
@@ -163,14 +163,7 @@ def product_table(blocking: TransformBlocking) -> Array:
 @lru_cache(maxsize=1024)
 def column_panels(blocking: TransformBlocking) -> Array:
     """A row for each panel of the columns of one group."""
-    rows = [
-        (
-            panel_address(panel.tile), 0, panel.first, panel.channels, panel.tile.width,
-            1, 0, panel.last_lanes, 0, 0,
-        )
-        for panel in blocking.panels
-    ]  # fmt: skip
-    return np.array(rows, PANEL)
+    return np.array([panel_row(panel, panel.tile, 0, 0) for panel in blocking.panels], PANEL)
 
 
 def streams(blocking: TransformBlocking, y_strides: tuple[int, ...]) -> bool:
