@@ -51,6 +51,11 @@ FEW_PRODUCTS = 512
 # Vectors of half the size in a tile: one of 1 or 2 reaches 75-80 % of the peak (Zen 4), of 3 95 %.
 HALVES = 3
 
+# Products of an output from which some channels may go by dot products: channel-first arrays too,
+# since bits do not depend on the layout. Transposing those takes 1.0-1.15 times as long as `planar`
+# there (64 → 33 K3, 64 → 17 K3, 25 → 25 K7), and up to 1.35 times with fewer (64 → 25 K1).
+FEWEST_FOR_DOTS = 128
+
 # What a tile of one vector takes longer where two multiply-adds start in a cycle, in vectors of
 # wider tiles: with AVX2, whole ones and dot products gain 1.02× in 9 channels, 1.08× in 25, lose
 # 1.02× in 11.
@@ -176,7 +181,8 @@ def remainder_of(problem: ConvProblem, target: Target) -> Remainder:
     if target.has_half_vectors and rest >= half:
         remainder = Remainder(HALVES * half, rest - half)
         times[remainder] = time(whole - 1, remainder.dots) + HALVES / 2
-    return min(times, key=times.__getitem__)
+    possible = [r for r in times if not r.dots or g.reduction > FEWEST_FOR_DOTS]
+    return min(possible, key=times.__getitem__)
 
 
 def cut_group(

@@ -17,6 +17,7 @@ from ..plan import Array
 from ..problem import ConvProblem, Geometry
 from ..weights import Weights
 from .blocking import Panel
+from .dense import remainder_of
 from .depthwise import DEPTHWISE
 from .family import Family
 from .microkernel import Emitter, Tile
@@ -245,6 +246,8 @@ class Planar(Family):
         filter_bytes = g.reduction * g.out_channels * problem.dtype.itemsize
         if filter_bytes > target.l2 // 2:
             return f"a filter of {filter_bytes} bytes is read again for each few positions"
+        if dots := remainder_of(problem, target).dots:
+            return f"the last {dots} channels of a group are summed in another order"
         if problem.layout == "NLC":
             return self.declines_channel_last(g, lanes)
         longest = LONGEST_POINTWISE if g.kernel_size == g.stride == 1 else LONGEST

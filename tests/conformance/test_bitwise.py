@@ -6,16 +6,21 @@ position, alignment or layout.
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from tests.conformance.comparison import always_parallel, make_layer
 from tests.conformance.digest import CASES, normal
-from tests.strategies import OUT_LAYOUTS, X_LAYOUTS, Case, laid_out
+from tests.strategies import OUT_LAYOUTS, X_LAYOUTS, Case, cases, laid_out
 
 DTYPES = ("float32", "float64")
 # Every family, dilated and strided; dense also with the reduction in blocks.
 SHAPES = (
     Case(3, 5, 33, 300, has_bias=True),
     Case(5, 3000, 17, 40),
+    Case(3, 50, 33, 300, has_bias=True),
+    Case(7, 25, 25, 300, dilation=2),
+    Case(3, 96, 40, 300, num_groups=2),
     Case(4, 12, 40, 300, dilation=3, num_groups=4, has_bias=True),
     Case(7, 37, 37, 300, num_groups=37, dilation=2),
     Case(3, 20, 64, 300, stride=2),
@@ -154,5 +159,33 @@ def test_order_of_axes(case, dtype):
     case = case.but(padding="same", dtype=dtype)
     x, filter, bias = case.arrays(normal)
     y = make_layer(case, filter, bias)(x)
-    permuted = make_layer(case.but(permute=True), filter.transpose(2, 1, 0), bias)
-    assert_same_bits(permuted(x.transpose(0, 2, 1)).transpose(0, 2, 1), y)
+    assert_same_bits(permuted(case, x, filter, bias), y)
+
+
+def permuted(case, x, filter, bias):
+    """The same of channel-first arrays."""
+    layer = make_layer(case.but(permute=True), filter.transpose(2, 1, 0), bias)
+    return layer(x.transpose(0, 2, 1)).transpose(0, 2, 1)
+
+
+# --- drawn problems
+@settings(max_examples=200)
+@given(cases())
+def test_drawn_problems_by_order_of_axes(case):
+    case = case.but(permute=False)
+    x, filter, bias = case.arrays(normal)
+    assert_same_bits(permuted(case, x, filter, bias), make_layer(case, filter, bias)(x))
+
+
+@settings(max_examples=200)
+@given(cases(), st.integers(0, 60), st.integers(1, 40))
+def test_a_piece_of_drawn_problems(case, first, count):
+    case = case.but(permute=False, padding=0, length=case.length + 100)
+    x, filter, bias = case.arrays(normal)
+    layer = make_layer(case, filter, bias)
+    whole = layer(x)
+    first = min(first, whole.shape[1] - 1)
+    expected = whole[:, first : first + count]
+    stop = (first + expected.shape[1] - 1) * case.stride
+    stop += case.dilation * (case.kernel_size - 1) + 1
+    assert_same_bits(layer(x[:, first * case.stride : stop]), expected.copy())

@@ -49,11 +49,12 @@ def test_every_number_of_output_channels(out_channels, dtype):
 @pytest.mark.parametrize("out_channels", CHANNELS)
 def test_output_channels_that_fill_no_vector(out_channels, dtype):
     """With so many products that they go by halves of a vector, or by dot products."""
-    dense = Case(3, 19, out_channels, 45, batch=2, padding=1, has_bias=True, dtype=dtype)
+    dense = Case(3, 45, out_channels, 45, batch=2, padding=1, has_bias=True, dtype=dtype)
     assert_exact(dense)
+    assert_exact(dense.but(in_channels=14))
     assert_exact(dense.but(dilation=3, permute=True))
-    assert_exact(dense.but(in_channels=32, stride=2, padding=(3, 0)))
-    assert_exact(dense.but(in_channels=38, out_channels=2 * out_channels, num_groups=2))
+    assert_exact(dense.but(in_channels=64, stride=2, padding=(3, 0)))
+    assert_exact(dense.but(in_channels=90, out_channels=2 * out_channels, num_groups=2))
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

@@ -199,8 +199,10 @@ def parts(inputs, outputs, target, **parameters):
         ((64, 11), "avx2", (11, 0, 0)),
         ((64, 64), "one unit", (64, 0, 0)),
         ((64, 15), "one unit", (15, 0, 0)),
-        ((17, 36), "avx512", (32, 0, 4)),
-        ((17, 40), "avx512", (40, 0, 0)),  # 17 of 32 lanes
+        ((49, 36), "avx512", (32, 0, 4)),
+        ((49, 40), "avx512", (32, 0, 8)),
+        ((49, 24), "one unit", (0, 24, 0)),
+        ((42, 33), "one unit", (33, 0, 0)),  # `planar` takes it, channel-first
         ((12, 17), "avx512", (17, 0, 0)),  # all products are written out
         ((4000, 17), "avx512", (17, 0, 0)),  # sums continue from block to block
         ((2000, 2001), "avx512", (2001, 0, 0)),  # the filter is far
