@@ -6,7 +6,7 @@ The order of the list is the policy. On the CPU:
 2. `fft`           longer kernels by short Fourier transforms, likewise
 3. `fir`           one channel in and out, stride 1
 4. `narrow`        one group, C_out that fills few lanes, C_in that fills many
-5. `planar`        channel-first arrays or few channels, a filter that stays near
+5. `planar`        channel-first arrays; channels or groups that leave lanes idle; a near filter
 6. `depthwise`     one input channel for each output channel
 7. `sliding`       groups of at most a vector of outputs, taps that share rows of x
 8. `dense`         one group

@@ -95,7 +95,11 @@ LADDER = {
     ),
     "depthwise": (
         problem(3, 32, 32, num_groups=32),
-        {"fir": "32 → 32 channels", "narrow": "num_groups=32", "planar": "last in memory"},
+        {
+            "fir": "32 → 32 channels",
+            "narrow": "num_groups=32",
+            "planar": "do not pay for the transposition",
+        },
     ),
     "sliding": (
         problem(3, 3, 8, dilation=2),
@@ -121,7 +125,7 @@ LADDER = {
         {
             "fir": "16 → 16",
             "narrow": "num_groups=8",
-            "planar": "last in memory",
+            "planar": "do not pay for the transposition",
             "depthwise": "C_in/G=2 with 8 group",
             "sliding": "groups of 2 channels: several fit",
             "dense": "num_groups=8",
@@ -132,7 +136,7 @@ LADDER = {
         {
             "fir": "64 → 128",
             "narrow": "num_groups=2",
-            "planar": "last in memory",
+            "planar": "do not pay for the transposition",
             "depthwise": "C_in/G=32 with 2 group",
             "sliding": "C_out/G=64: wider tiles",
             "dense": "num_groups=2",
@@ -170,6 +174,40 @@ def test_dense_tiles_stand_in_for_sliding_ones_where_loads_keep_up():
         assert choose(p, target=WIDE).kernel.name == "sliding"
     for p in (problem(3, 3, 8, dilation=2), problem(3, 32, 32, num_groups=2)):
         assert choose(p, target=one_unit).kernel.name == "sliding"
+
+
+@pytest.mark.parametrize(
+    "shape, groups, expected",
+    [
+        ((31, 2, 1), 1, "planar"),  # a stereo signal to one channel
+        ((7, 16, 1), 1, "narrow"),
+        ((64, 24, 3), 1, "planar"),
+        ((21, 48, 1), 1, "narrow"),
+        ((101, 2, 2), 2, "planar"),  # one filter for each of two channels
+        ((31, 16, 16), 16, "depthwise"),
+        ((4, 2, 2), 2, "depthwise"),
+        ((51, 4, 2), 2, "planar"),
+        ((3, 16, 16), 4, "small groups"),
+        ((64, 64, 8), 4, "planar"),  # 2 of 16 lanes would be in use
+        ((3, 64, 64), 4, "sliding"),
+        ((9, 40, 10), 1, "planar"),
+        ((7, 24, 24), 1, "dense"),
+        ((7, 40, 41), 1, "dense"),
+    ],
+)
+def test_vectors_lie_along_positions_where_channels_leave_lanes_idle(shape, groups, expected):
+    one_unit = dataclasses.replace(WIDE, core="znver4")
+    p = problem(*shape, length=1000, num_groups=groups)
+    assert choose(p, target=one_unit).kernel.name == expected
+
+
+def test_orders_of_sums_do_not_mix():
+    """What goes by dot products in one layout or length does so in all of them."""
+    one_unit = dataclasses.replace(WIDE, core="znver4")
+    for layout, length in (("NLC", 100), ("NCL", 100), ("NCL", 8)):
+        for shape, name in (((3, 64, 17), "dense"), ((7, 16, 1), "narrow")):
+            p = problem(*shape, length=length, layout=layout)
+            assert choose(p, target=one_unit).kernel.name == name
 
 
 @st.composite

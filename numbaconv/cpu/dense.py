@@ -8,6 +8,7 @@ channels, where they fill no vector, may go by vectors of half the size or by do
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import NamedTuple
 
 from ..problem import ConvProblem
@@ -25,7 +26,7 @@ from .dense_tile import (
 )
 from .family import Family
 from .microkernel import Tile
-from .narrow import dot_panel, dot_time
+from .narrow import dot_panel, vectors_of_dots
 from .short import MOST_WRITTEN_OUT, written_out
 from .target import Target
 from .vector import LINE
@@ -174,7 +175,7 @@ def remainder_of(problem: ConvProblem, target: Target) -> Remainder:
     def time(vectors: int, dots: int = 0) -> float:
         singles = split_evenly(vectors, len(target.tile_rows)).count(1)
         waiting = SINGLE * singles if target.fma_units > 1 else 0
-        return vectors + waiting + (dot_time(problem, dots, target) if dots else 0)
+        return vectors + waiting + (vectors_of_dots(problem, dots, target) if dots else 0)
 
     times = {Remainder(): time(whole + 1), Remainder(0, rest): time(whole, rest)}
     half = lanes // 2
@@ -183,6 +184,13 @@ def remainder_of(problem: ConvProblem, target: Target) -> Remainder:
         times[remainder] = time(whole - 1, remainder.dots) + HALVES / 2
     possible = [r for r in times if not r.dots or g.reduction > FEWEST_FOR_DOTS]
     return min(possible, key=times.__getitem__)
+
+
+def vectors_of(problem: ConvProblem, target: Target) -> float:
+    """Vectors of a group's output channels, halves counted as such."""
+    remainder, lanes = remainder_of(problem, target), target.lanes(problem.dtype)
+    whole = problem.geometry.group_out_channels - sum(remainder)
+    return math.ceil(whole / lanes) + remainder.halves / lanes
 
 
 def cut_group(

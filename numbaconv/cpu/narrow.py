@@ -15,6 +15,7 @@ from .family import Family
 from .microkernel import Emitter, Tile
 from .target import Target
 from .vector import LINE, i64
+from .work import dot_time, planar_declines, planar_time
 
 # By instruction set and C_out: MR and taps of a block where taps slide, and MR where they do
 # not. The largest whose loops keep everything in registers (tests/codegen).
@@ -170,7 +171,7 @@ def dot_panel(
     return Panel(tile, first, outputs, x_offset, column, last_lanes, slice_columns=columns)
 
 
-def dot_time(problem: ConvProblem, outputs: int, target: Target) -> float:
+def vectors_of_dots(problem: ConvProblem, outputs: int, target: Target) -> float:
     """What so many outputs take, in vectors of a dense tile; infinity where there are no tiles."""
     lanes, depth = target.lanes(problem.dtype), problem.geometry.group_in_channels
     if outputs not in TILES.get(target.isa, ()):
@@ -193,8 +194,11 @@ class Narrow(Family):
             return f"C_out={g.out_channels} fills more than half of {lanes} lanes"
         if g.out_channels not in TILES.get(target.isa, ()):
             return f"no tiles of {g.out_channels} outputs for the instruction set {target.isa!r}"
-        if dot_time(problem, g.out_channels, target) > 1:
+        if vectors_of_dots(problem, g.out_channels, target) > 1:
             return f"C_in={g.in_channels} fills {lanes} lanes less well than C_out={g.out_channels}"
+        is_planar_possible = planar_declines(problem, target) is None
+        if is_planar_possible and planar_time(problem, target) < dot_time(problem, target):
+            return f"C_in={g.in_channels} fills {lanes} lanes less well than positions do"
         return None
 
     def panels(self, problem: ConvProblem, target: Target) -> list[Panel]:

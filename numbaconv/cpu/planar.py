@@ -8,25 +8,27 @@ The chain of each output is that of the kernel for channel-last arrays, so are i
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
 from ..plan import Array
-from ..problem import ConvProblem, Geometry
+from ..problem import ConvProblem
 from ..weights import Weights
 from .blocking import Panel
-from .dense import remainder_of
+from .dense import remainder_of, vectors_of
 from .depthwise import DEPTHWISE
 from .family import Family
 from .microkernel import Emitter, Tile
 from .packing import PackedWeights
-from .sliced import tap_pitch
+from .sliced import MOST_WRITTEN_TAPS, groups_of_slice, tap_pitch
 from .sliding import SLIDING
-from .small_groups import SMALL_GROUPS
+from .small_groups import GATHERING_SHARE, PERMUTING_SHARE, SMALL_GROUPS
 from .target import Target
 from .vector import i64
+from .work import RATES, planar_declines, planar_time
 
 # By instruction set: vectors of positions for 1, 2, … output channels of a tile. The most whose
 # loops keep everything in registers, read off the assembly (tests/codegen).
@@ -54,27 +56,28 @@ LONGEST, LONGEST_POINTWISE, NARROW = 96, 128, 48
 # takes 0.56 of the time of dense tiles, 1 → 4 K101 0.45, 1 → 8 K64 0.6).
 SHORTEST = 32
 
-# With more channels: of the multiply-add peak, what these tiles reach and what others of whole
-# vectors do: dense ones of one vector to a row (whose broadcasts bind it) or more, and those over
-# which taps slide; and the products that take the time of transposing one element. 20 → 20 K11
-# takes 0.9 of the time of dense tiles, 24 → 24 K7 would take 1.1; 15 → 12 K51 takes 0.91 of that
-# of sliding taps, 15 → 13 and 15 → 15 K51 would take 1.07 and 1.09.
-PLANAR_SHARE, DENSE_SHARES, SLIDING_SHARE, TRANSPOSITION = 0.86, (0.70, 0.85), 0.92, 4
-
+# Of the multiply-add peak, what tiles reach whose taps slide.
+SLIDING_SHARE = 0.92
 
 # Receptive fields of a run through windows: 15 → 15 K51 d8 on 120000 positions is 1.27 times
 # faster with 4 than with 1 or 2, and no faster with 8.
 RUN_SPANS = 4
 
 
-def pays_for_transposition(geometry: Geometry, lanes: int) -> bool:
-    """Whether lanes that other tiles leave idle cost more than transposing x and y."""
-    g = geometry
-    vectors = -(-g.out_channels // lanes)
-    slides = vectors == 1 and tap_pitch(g) == 1
-    other = g.reduction * vectors / (SLIDING_SHARE if slides else DENSE_SHARES[vectors > 1])
-    planar = g.reduction * g.out_channels / lanes / PLANAR_SHARE
-    return planar + TRANSPOSITION * (g.in_channels + g.out_channels) < other
+def column_time(problem: ConvProblem, target: Target) -> float:
+    """What other tiles of channel-last arrays take, see `work`: vectors along output channels."""
+    g, rates, lanes = problem.geometry, RATES[target.fma_units], target.lanes(problem.dtype)
+    if DEPTHWISE.declines(problem, target) is None:
+        return g.reduction * math.ceil(g.out_channels / lanes) / SLIDING_SHARE
+    if SMALL_GROUPS.declines(problem, target) is None:
+        slices = math.ceil(g.num_groups / groups_of_slice(g, lanes))
+        share = PERMUTING_SHARE if g.kernel_size <= MOST_WRITTEN_TAPS else rates.permuting
+        return g.reduction * slices / (share if tap_pitch(g) else GATHERING_SHARE)
+    vectors = vectors_of(problem, target)
+    share = rates.one if vectors == 1 else rates.more
+    if SLIDING.declines(problem, target) is None and tap_pitch(g) == 1:
+        share = SLIDING_SHARE
+    return g.reduction * g.num_groups * vectors / share
 
 
 def order_of(problem: ConvProblem, target: Target) -> int:
@@ -239,29 +242,27 @@ class Planar(Family):
         g, lanes = problem.geometry, target.lanes(problem.dtype)
         if target.isa not in VECTORS:
             return f"no tiles for the instruction set {target.isa!r}"
-        if g.stride > 2:
-            return f"stride={g.stride}: a vector of positions takes more than two loads"
+        if reason := planar_declines(problem, target):
+            return reason
         if problem.length_out < lanes:
             return f"{problem.length_out} positions do not fill {lanes} lanes"
-        filter_bytes = g.reduction * g.out_channels * problem.dtype.itemsize
-        if filter_bytes > target.l2 // 2:
-            return f"a filter of {filter_bytes} bytes is read again for each few positions"
         if dots := remainder_of(problem, target).dots:
             return f"the last {dots} channels of a group are summed in another order"
         if problem.layout == "NLC":
-            return self.declines_channel_last(g, lanes)
+            return self.declines_channel_last(problem, target)
         longest = LONGEST_POINTWISE if g.kernel_size == g.stride == 1 else LONGEST
         narrow = NARROW if g.stride == 1 else NARROW // 2
         if g.group_out_channels > narrow and g.reduction > longest:
             return f"{g.reduction} products an output pay for the transposition of dense tiles"
         return None
 
-    def declines_channel_last(self, g: Geometry, lanes: int) -> str | None:
+    def declines_channel_last(self, problem: ConvProblem, target: Target) -> str | None:
         """Where x and y are transposed on the way, as many products have to pay for it."""
-        if g.num_groups > 1:
-            return f"num_groups={g.num_groups}: channels last in memory stay where they are"
-        is_narrow = max(g.in_channels, 2 * g.out_channels) <= lanes
-        if (is_narrow and g.reduction >= SHORTEST) or pays_for_transposition(g, lanes):
+        g, lanes = problem.geometry, target.lanes(problem.dtype)
+        is_narrow = g.num_groups == 1 and max(g.in_channels, 2 * g.out_channels) <= lanes
+        if is_narrow and g.reduction >= SHORTEST:
+            return None
+        if planar_time(problem, target) < column_time(problem, target):
             return None
         return (
             f"{g.reduction} products an output do not pay for the transposition of "

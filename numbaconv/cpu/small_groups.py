@@ -15,7 +15,7 @@ from .vector import i64
 
 # Of the multiply-add peak, what slices reach next to dense tiles, if permutations serve several
 # taps and if each serves one.
-SLIDING_SHARE, GATHERING_SHARE, DENSE_SHARE = 0.65, 0.45, 0.85
+PERMUTING_SHARE, GATHERING_SHARE, DENSE_SHARE = 0.65, 0.45, 0.85
 
 
 class SmallGroupsEmitter(SlicedEmitter):
@@ -79,7 +79,7 @@ class SmallGroups(Sliced):
             )
         if target.isa not in TILES:
             return f"no tiles for the instruction set {target.isa!r}"
-        share = SLIDING_SHARE if tap_pitch(g) else GATHERING_SHARE
+        share = PERMUTING_SHARE if tap_pitch(g) else GATHERING_SHARE
         if min(groups_of_slice(g, lanes), g.num_groups) * share < DENSE_SHARE:
             return f"groups of {g.group_out_channels} channels fill {lanes} lanes well enough"
         return None

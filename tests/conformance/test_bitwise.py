@@ -29,6 +29,10 @@ SHAPES = (
     Case(5, 1, 1, 700, dilation=3),
     Case(5, 40, 3, 300, has_bias=True),
     Case(3, 33, 1, 300, dilation=2),
+    # Few channels, which go by vectors of positions where there are as many.
+    Case(31, 2, 1, 300, has_bias=True),
+    Case(50, 3, 3, 300, num_groups=3),
+    Case(16, 64, 8, 300, dilation=2, num_groups=4),
     # Where the padding is a multiple of the common step, the positions in between are left out.
     Case(37, 1, 1, 700, stride=2, dilation=2),
     Case(4, 20, 24, 300, stride=2, dilation=4),

@@ -1,0 +1,79 @@
+"""What families choose by: the multiply-adds of whole vectors that a position could take instead.
+
+A time is the products of a tile over the share of the multiply-add peak that such tiles reach.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+from ..problem import ConvProblem
+from .target import Target
+
+
+class Rates(NamedTuple):
+    """Of the peak, what tiles of each kind reach; products in the time of transposing an element.
+
+    `one` and `more` are dense tiles of one vector to a row, whose broadcasts bind it where two
+    products start in a cycle, and of more; `permuting` is small groups of many taps. Groups that
+    are transposed (`of_groups`) are tiles of few outputs, which load more.
+    """
+
+    planar: float
+    one: float
+    more: float
+    dots: float
+    permuting: float
+    transposing: float
+    of_groups: float
+
+
+# By `Target.fma_units`. One: Zen 4, one core. Vectors of positions gain over those of outputs 1.24×
+# in 15 → 12 K51, 1.18× in 12 → 12 K15, 1.3× in 64 → 9 K5, and would lose 1.1× in 24 → 24 K7; over
+# dot products 3.5× in 2 → 1 K31, 2.1× in 4 → 1 K101, 1.9× in 8 → 5 K64, and would lose 1.9× in
+# 10 → 1 K7; over groups side by side 4× in 2 → 2 K101, 7.7× in 64 → 8 K64 of 4 groups, 1.26× in
+# 4 → 4 K21, and would lose 1.4× in 8 → 8 K31. Two: 20 → 20 K11 takes 0.9 of the time of dense
+# tiles, 24 → 24 K7 would take 1.1; 15 → 12 K51 takes 0.91 of that of sliding taps, 15 → 13 and
+# 15 → 15 K51 would take 1.07 and 1.09.
+RATES = {
+    1: Rates(0.93, one=0.97, more=0.97, dots=0.9, permuting=0.88, transposing=1, of_groups=1.75),
+    2: Rates(0.86, one=0.70, more=0.85, dots=0.65, permuting=0.65, transposing=4, of_groups=4),
+}
+
+# Where vectors of positions take two loads and a permutation each, they reach so much of that:
+# 14 → 8 K51 s2 takes 1.15 times as long as by dot products.
+STEPPING = 0.85
+
+# Products of an output below which a call is over before they have paid for anything: 3 → 3 K4
+# would lose 1.3×.
+FEWEST = 16
+
+
+def planar_declines(problem: ConvProblem, target: Target) -> str | None:
+    """Why no layer like this goes by vectors of positions, None if one may."""
+    g = problem.geometry
+    if g.stride > 2:
+        return f"stride={g.stride}: a vector of positions takes more than two loads"
+    filter_bytes = g.reduction * g.out_channels * problem.dtype.itemsize
+    if filter_bytes > target.l2 // 2:
+        return f"a filter of {filter_bytes} bytes is read again for each few positions"
+    return None
+
+
+def planar_time(problem: ConvProblem, target: Target) -> float:
+    """By vectors of positions, with x and y transposed on the way."""
+    g, rates = problem.geometry, RATES[target.fma_units]
+    if g.reduction < FEWEST:
+        return math.inf
+    each = (rates.transposing if g.num_groups == 1 else rates.of_groups) * g.stride
+    products = g.reduction * g.out_channels / target.lanes(problem.dtype)
+    share = rates.planar * (1 if g.stride == 1 else STEPPING)
+    return products / share + each * (g.in_channels + g.out_channels)
+
+
+def dot_time(problem: ConvProblem, target: Target) -> float:
+    """By vectors of input channels, whose sums are added up at the end."""
+    g = problem.geometry
+    vectors = math.ceil(g.group_in_channels / target.lanes(problem.dtype))
+    return g.kernel_size * vectors * g.out_channels / RATES[target.fma_units].dots
