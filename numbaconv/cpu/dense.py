@@ -167,7 +167,7 @@ def remainder_of(problem: ConvProblem, target: Target) -> Remainder:
     """
     g, lanes = problem.geometry, target.lanes(problem.dtype)
     whole, rest = divmod(g.group_out_channels, lanes)
-    widest = len(target.tile_rows) * target.vector_bytes
+    widest = max([*split_evenly(whole, len(target.tile_rows)), HALVES / 2]) * target.vector_bytes
     is_near = g.reduction * widest <= target.l2 // 4 and not blocking.is_far_filter(problem, target)
     if not (whole and rest and is_near) or g.reduction <= MOST_WRITTEN_OUT:
         return Remainder()
