@@ -126,7 +126,7 @@ class Blocking:
 def blocking_for(problem: ConvProblem, target: Target, family: Family) -> Blocking:
     """Derive all sizes; remembered, since `conv1d` asks in every call."""
     panels = tuple(family.panels(problem, target))
-    tile = max((p.tile for p in panels), key=lambda tile: (tile.family != "narrow", tile.width))
+    tile = max(panels, key=lambda panel: (not panel.sums_lanes, panel.tile.width)).tile
     g = problem.geometry
     run = family.run(problem, tile, target)
     band = family.band(problem, len(panels), run, target)

@@ -152,11 +152,8 @@ def dot_panel(
     column: int = 0,
 ) -> Panel:
     """A panel of channels `first` … `first+outputs-1`, each by dot products."""
-    g, lanes, depth = (
-        problem.geometry,
-        target.lanes(problem.dtype),
-        problem.geometry.group_in_channels,
-    )
+    g = problem.geometry
+    lanes, depth = target.lanes(problem.dtype), g.group_in_channels
     sliding_rows, block, rows = TILES[target.isa][outputs]
     if g.stride == g.dilation:
         rows = sliding_rows
@@ -196,8 +193,11 @@ class Narrow(Family):
             return f"no tiles of {g.out_channels} outputs for the instruction set {target.isa!r}"
         if vectors_of_dots(problem, g.out_channels, target) > 1:
             return f"C_in={g.in_channels} fills {lanes} lanes less well than C_out={g.out_channels}"
-        is_planar_possible = planar_declines(problem, target) is None
-        if is_planar_possible and planar_time(problem, target) < dot_time(problem, target):
+        # Whether x is thinned depends on the padding, and so must not the order of sums.
+        may_be_thinned = problem.step * g.common_step > 1
+        if may_be_thinned or planar_declines(problem, target):
+            return None
+        if planar_time(problem, target) < dot_time(problem, target):
             return f"C_in={g.in_channels} fills {lanes} lanes less well than positions do"
         return None
 

@@ -45,7 +45,8 @@ class Sliding(Sliced):
         if g.num_groups > 1 and groups_of_slice(g, lanes) > 1:
             return f"groups of {g.group_out_channels} channels: several fit in {lanes} lanes"
         pitch = tap_pitch(g)
-        has_long_loops = g.dilation == 1 or g.in_channels >= FEW_CHANNELS
+        # Whether x is thinned depends on the padding, and so must not the order of sums.
+        has_long_loops = g.dilation == g.common_step or g.in_channels >= FEW_CHANNELS
         if g.num_groups == 1 and target.fma_units == 1 and has_long_loops:
             # Zen 4: 16 → 16 K3 gains 1.2× at 16 positions and 1.01-1.07× at more, 64 → 16 K8 s2
             # 1.13×, 15 → 15 K51 d8 1.01×.

@@ -36,6 +36,8 @@ SHAPES = (
     # Where the padding is a multiple of the common step, the positions in between are left out.
     Case(37, 1, 1, 700, stride=2, dilation=2),
     Case(4, 20, 24, 300, stride=2, dilation=4),
+    Case(31, 2, 1, 300, stride=2, dilation=2),
+    Case(4, 3, 8, 300, stride=2, dilation=2),
     Case(1, 20, 40, 300, stride=3),
 )
 shapes = pytest.mark.parametrize("case", SHAPES, ids=str)
@@ -179,6 +181,18 @@ def test_drawn_problems_by_order_of_axes(case):
     case = case.but(permute=False)
     x, filter, bias = case.arrays(normal)
     assert_same_bits(permuted(case, x, filter, bias), make_layer(case, filter, bias)(x))
+
+
+@settings(max_examples=200)
+@given(cases(), st.integers(0, 9), st.integers(0, 9))
+def test_zeros_around_drawn_problems(case, left, right):
+    case = case.but(permute=False, padding=(left, right), padding_mode="zeros")
+    case = case.but(length=case.length + case.dilation * case.kernel_size)
+    x, filter, bias = case.arrays(normal)
+    padded = np.pad(x, ((0, 0), (left, right), (0, 0)))
+    assert_same_bits(
+        make_layer(case.but(padding=0), filter, bias)(padded), make_layer(case, filter, bias)(x)
+    )
 
 
 @settings(max_examples=200)
