@@ -62,6 +62,12 @@ def test_every_number_of_channels(channels, dtype, side):
     assert_stays_inside(dense.but(in_channels=channels, out_channels=11, padding=0), side)
     assert_stays_inside(dense.but(in_channels=channels, num_groups=channels, padding=0), side)
     assert_stays_inside(dense.but(in_channels=6, out_channels=2 * channels, num_groups=2), side)
+    # What fills no vector, by halves or dot products; groups that are transposed.
+    assert_stays_inside(dense.but(in_channels=45), side)
+    if channels < 9:
+        assert_stays_inside(
+            dense.but(kernel_size=20, in_channels=2 * channels, num_groups=channels), side
+        )
 
 
 @sides
@@ -208,11 +214,16 @@ def test_many_drawn_problems(side, case):
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_packed_weights(side, dtype, monkeypatch):
     """The kernels' own copy of filter and bias has ends, too."""
-    monkeypatch.setattr(
-        packing, "aligned_empty", lambda size, dtype: guarded(np.empty(size, dtype), side)
-    )
-    for channels in (1, 7, 16, 33, 64, 70):
+
+    def empty(size, dtype):
+        lines = -(-size * dtype.itemsize // 64)  # it begins on one, for loads that want it
+        return guarded(np.empty(lines * 64 // dtype.itemsize, dtype), side)[:size]
+
+    for name in ("aligned_empty", "large_page_empty"):
+        monkeypatch.setattr(packing, name, empty)
+    for channels in (1, 7, 16, 33, 40, 64, 70):
         case = Case(3, 5, channels, 40, padding=1, has_bias=True, dtype=dtype)
         assert_stays_inside(case, side)
+        assert_stays_inside(case.but(in_channels=45), side)
         assert_stays_inside(case.but(in_channels=channels, num_groups=channels), side)
         assert_stays_inside(case.but(in_channels=10, num_groups=5, out_channels=5 * channels), side)
