@@ -145,6 +145,10 @@ def jobs_of_dtype(dtype: np.dtype[Any]) -> Iterator[Job]:
         for taps in range(2, MOST_WRITTEN_TAPS + 2):
             layer = Conv1D(taps, inputs, outputs, dtype, num_groups=groups, algorithm="direct")
             yield from jobs_of_layer(layer)
+    # Where channels leave lanes idle: vectors of positions, and of half the size.
+    for outputs in (*range(lanes // 2 + 1, lanes, 2), lanes + 1, lanes + lanes // 2):
+        layer = Conv1D(5, 5 * lanes // 4, outputs, dtype, algorithm="direct")
+        yield from jobs_of_layer(layer)
     # What all transforms share; each layer has tiles of its own, 0.3 s each.
     yield from jobs_of_layer(Conv1D(3, 4 * lanes, 4 * lanes, dtype, algorithm="winograd"))
 
@@ -171,9 +175,10 @@ def warmup(*what: Any, progress: bool | None = None) -> None:
         Layers whose kernels are needed, or dtypes (float32, float64) for the common kernels of that
         precision: all but those of unusual small groups, of depthwise and narrow layers whose
         stride differs from their dilation, of strided layers with K*C_out up to 512*stride, of
-        channel-first arrays, of one dilated channel, of outputs of 2 MiB and more, of few positions
-        with a large filter, of up to 36 products an output (K*C_in/G), which are compiled in, and
-        the tiles of transforms, of which a layer needs few. Nothing stands for both.
+        channel-first arrays, of few channels with many taps, of one dilated channel, of outputs of
+        2 MiB and more, of few positions with a large filter, of up to 36 products an output
+        (K*C_in/G), which are compiled in, and the tiles of transforms, of which a layer needs few.
+        Nothing stands for both.
     progress : bool, optional
         Whether to show a progress bar; by default on a terminal. It needs tqdm.
 
