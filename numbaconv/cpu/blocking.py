@@ -67,6 +67,10 @@ class Band:
         return self.channels + self.gap
 
 
+def round_up(value: int, multiple: int) -> int:
+    return -(-value // multiple) * multiple
+
+
 def split_evenly(total: int, most: int) -> list[int]:
     """Split `total` into the fewest parts of at most `most`, as equal as possible.
 

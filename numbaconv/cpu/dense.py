@@ -210,7 +210,7 @@ def cut_group(
             sharing=sharing,
         )  # fmt: skip
         first += channels
-        column = -(-panels[-1].last_column // lanes) * lanes if panels else column
+        column = blocking.round_up(panels[-1].last_column, lanes) if panels else column
     panels = written_out(panels, problem, target)
     if dots:
         panels.append(dot_panel(problem, target, dots, first, x_offset, column))
@@ -237,8 +237,8 @@ class Dense(Family):
         lanes = target.lanes(problem.dtype)
         panels: list[Panel] = []
         for group in range(g.num_groups):
-            column = panels[-1].last_column if panels else 0
-            column = -(-column // lanes) * lanes  # on a whole vector
+            # On a whole vector.
+            column = blocking.round_up(panels[-1].last_column, lanes) if panels else 0
             panels += cut_group(problem, target, group, column, sharing)
         return panels
 

@@ -7,15 +7,11 @@ import math
 from dataclasses import dataclass
 
 from ...problem import ConvProblem, Geometry
-from ..blocking import PARALLEL_FLOPS, Panel
+from ..blocking import PARALLEL_FLOPS, Panel, round_up
 from ..dense import cut_channels
 from ..target import Target
 from .folding import Folding, Tiling, tiling_of
 from .scheme import Scheme, spectrum_size
-
-
-def round_up(value: int, multiple: int) -> int:
-    return -(-value // multiple) * multiple
 
 
 def odd_lines(elements: int, itemsize: int) -> int:
