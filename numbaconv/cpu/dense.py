@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from ..problem import ConvProblem
 from . import blocking
-from .blocking import Band, Panel, split_evenly
+from .blocking import Band, Panel, reduction_blocks, split_evenly
 from .dense_tile import (
     ONE_CHANNEL,
     PREFETCH_FASTER,
@@ -161,29 +161,49 @@ class Remainder(NamedTuple):
 def remainder_of(problem: ConvProblem, target: Target) -> Remainder:
     """What a partial vector would take longer for.
 
-    It depends on the layer alone, so that its weights are packed once; and is one block of the
-    reduction, since dot products cannot be continued. On one core of a Zen 4 64 → 17 K3 gains 1.8×,
-    33 1.44×, 24 1.32×, 40 1.2×, 65 1.22×, 129 1.11×, 257 1.06×; with AVX2 17 1.47×, 33 1.25×.
+    It depends on the layer alone, so that its weights are packed once. On one core of a Zen 4
+    64 → 17 K3 gains 1.8×, 33 1.44×, 24 1.32×, 40 1.2×, 65 1.22×, 129 1.11×, 257 1.06×; with AVX2
+    17 1.47×, 33 1.25×.
     """
     g, lanes = problem.geometry, target.lanes(problem.dtype)
     whole, rest = divmod(g.group_out_channels, lanes)
-    widest = max([*split_evenly(whole, len(target.tile_rows)), HALVES / 2]) * target.vector_bytes
-    is_near = g.reduction * widest <= target.l2 // 4 and not blocking.is_far_filter(problem, target)
-    if not (whole and rest and is_near) or g.reduction <= MOST_WRITTEN_OUT:
+    is_far = blocking.is_far_filter(problem, target)
+    if not (whole and rest) or is_far or g.reduction <= MOST_WRITTEN_OUT:
         return Remainder()
 
-    def time(vectors: int, dots: int = 0) -> float:
-        singles = split_evenly(vectors, len(target.tile_rows)).count(1)
-        waiting = SINGLE * singles if target.fma_units > 1 else 0
-        return vectors + waiting + (vectors_of_dots(problem, dots, target) if dots else 0)
+    def time(vectors: int, remainder: Remainder) -> float:
+        """Of so many whole vectors and `remainder`; infinity where it cannot be."""
+        tiles = split_evenly(vectors, len(target.tile_rows))
+        widest = max([*(tile * lanes for tile in tiles), remainder.halves])
+        if remainder != Remainder() and not is_one_block(problem, widest, target):
+            return math.inf
+        waiting = SINGLE * tiles.count(1) if target.fma_units > 1 else 0
+        narrow = remainder.halves / lanes + time_of_dots(problem, remainder.dots, target)
+        return vectors + waiting + narrow
 
-    times = {Remainder(): time(whole + 1), Remainder(0, rest): time(whole, rest)}
+    times = {Remainder(): time(whole + 1, Remainder())}
+    times[Remainder(0, rest)] = time(whole, Remainder(0, rest))
     half = lanes // 2
     if target.has_half_vectors and rest >= half:
         remainder = Remainder(HALVES * half, rest - half)
-        times[remainder] = time(whole - 1, remainder.dots) + HALVES / 2
-    possible = [r for r in times if not r.dots or g.reduction > FEWEST_FOR_DOTS]
-    return min(possible, key=times.__getitem__)
+        times[remainder] = time(whole - 1, remainder)
+    return min(times, key=times.__getitem__)
+
+
+def is_one_block(problem: ConvProblem, width: int, target: Target) -> bool:
+    """Whether panels of `width` columns sum all products at once: dot products cannot go on."""
+    g = problem.geometry
+    itemsize = problem.dtype.itemsize
+    return len(reduction_blocks(g, g.group_in_channels, width, itemsize, target)) == 1
+
+
+def time_of_dots(problem: ConvProblem, dots: int, target: Target) -> float:
+    """What the last channels take by dot products, in vectors of a dense tile."""
+    if not dots:
+        return 0
+    if problem.geometry.reduction <= FEWEST_FOR_DOTS:
+        return math.inf
+    return vectors_of_dots(problem, dots, target)
 
 
 def vectors_of(problem: ConvProblem, target: Target) -> float:

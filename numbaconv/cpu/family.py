@@ -138,6 +138,7 @@ def blocking_for(problem: ConvProblem, target: Target, family: Family) -> Blocki
     reduction = [ReductionBlock(0, g.kernel_size, 0, g.group_in_channels)]
     if family.sums_channels:
         reduction = blocking.blocks_of(problem, tile.width, target)
+    assert len(reduction) == 1 or not any(panel.sums_lanes for panel in panels)
     return Blocking(
         problem, target, family, panels, tile, run, band, inside, tuple(reduction), by_blocks
     )

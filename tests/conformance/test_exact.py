@@ -292,6 +292,20 @@ def test_a_reduction_that_outgrows_the_real_cache():
     assert_exact(case.but(permute=True))
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("vectors", [2, 5, 9])
+@pytest.mark.parametrize("groups", [1, 2])
+def test_channels_that_fill_no_vector_when_the_reduction_may_be_cut(vectors, groups, dtype):
+    """Products that a panel of some width sums in one block, and a wider one does not."""
+    lanes, itemsize = host().lanes(np.dtype(dtype)), np.dtype(dtype).itemsize
+    for width in range(1, len(host().tile_rows) + 1):
+        depth = host().l2 // 4 // (width * lanes * itemsize)
+        for rest in (1, lanes // 2 + 1, lanes - 1):
+            outputs = groups * (vectors * lanes + rest)
+            for inputs in (groups * depth, groups * (depth + 9)):
+                assert_exact(Case(1, inputs, outputs, 20, num_groups=groups, dtype=dtype))
+
+
 # --- enough work for several threads
 MANY_POSITIONS = (
     Case(3, 64, 70, 301, batch=3, padding="same"),

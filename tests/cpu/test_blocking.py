@@ -212,6 +212,22 @@ def test_what_fills_no_vector(shape, isa, expected):
     assert parts(*shape, TARGETS[isa]) == expected
 
 
+@pytest.mark.parametrize("isa", TARGETS)
+@pytest.mark.parametrize("dtype", [F32, F64])
+def test_dot_products_are_one_block_of_the_reduction(isa, dtype):
+    """At every width, and as many products as fit one block of some panels and not of others."""
+    target = dataclasses.replace(TARGETS[isa], l2=256 << 10)
+    dense, have_dots = next(f for f in FAMILIES if f.name == "dense"), 0
+    for outputs in range(1, 200):
+        for depth in range(130, 2200, 90):
+            problem = ConvProblem(Geometry(1, depth, outputs), 1, 100, dtype)
+            b = blocking_for(problem, target, dense)
+            has_dots = any(p.sums_lanes for p in b.panels)
+            assert not has_dots or len(b.reduction) == 1, (outputs, depth)
+            have_dots += has_dots
+    assert have_dots or isa == "avx"
+
+
 def test_every_group_has_what_fills_no_vector():
     assert parts(256, 100, TARGETS["one unit"], num_groups=4) == (0, 24, 1)
     assert parts(256, 68, TARGETS["avx512"], num_groups=4) == (16, 0, 1)
