@@ -44,8 +44,11 @@ CHECKSUM_BYTES = hashlib.sha256().digest_size
 KEEP_FOLDER_SECONDS = 30 * 86400
 KEEP_TEMPORARY_SECONDS = 86400
 
-# Numba's settings that do not shape machine code.
-HARMLESS = ("NUMBA_NUM_THREADS", "NUMBA_CACHE_DIR", "NUMBA_THREADING_LAYER", "NUMBA_DEBUG_CACHE")
+# Numba's settings that do not shape machine code, by how their names in `numba.config` begin.
+HARMLESS = (
+    "NUMBA_NUM_THREADS", "NUMBA_DEFAULT_NUM_THREADS", "CACHE_DIR", "THREADING_LAYER",
+    "DEBUG_CACHE", "COLOR_SCHEME", "RUNNING_UNDER_PROFILER",
+)  # fmt: skip
 
 
 def is_enabled() -> bool:
@@ -87,13 +90,15 @@ def _surroundings() -> tuple[Any, ...]:
     import llvmlite
     import numba
     import numpy
+    from numba.core import config
     from numba.core.registry import cpu_target
 
-    settings = sorted(
-        (key, value)
-        for key, value in os.environ.items()
-        if key.startswith("NUMBA_") and not key.startswith(HARMLESS)
-    )
+    # From the environment, a file of settings, or assigned.
+    settings = [
+        (name, repr(getattr(config, name)))
+        for name in sorted(vars(config))
+        if name.isupper() and not name.startswith(HARMLESS)
+    ]
     return (
         numba.__version__, llvmlite.__version__, numpy.__version__,
         sys.version, object.__basicsize__,  # the head of objects differs between builds of Python

@@ -20,6 +20,7 @@ from .functional import conv1d
 def conv1d_overload(
     x, filter, bias=None, stride=1, padding=0, dilation=1, num_groups=1,
     padding_mode="zeros", permute=False, out=None, algorithm="auto", threads=None,
+    precision="exact",
 ):  # fmt: skip
     """Type the result by x, and leave validation to the function itself."""
     for name, value in (("x", x), ("filter", filter)):
@@ -31,12 +32,13 @@ def conv1d_overload(
     def call(
         x, filter, bias=None, stride=1, padding=0, dilation=1, num_groups=1,
         padding_mode="zeros", permute=False, out=None, algorithm="auto", threads=None,
+        precision="exact",
     ):  # fmt: skip
         with objmode(y=result):
             y = conv1d(
                 x, filter, bias, stride=stride, padding=padding, dilation=dilation,
                 num_groups=num_groups, padding_mode=padding_mode, permute=permute,
-                out=out, algorithm=algorithm, threads=threads,
+                out=out, algorithm=algorithm, threads=threads, precision=precision,
             )  # fmt: skip
         return y  # noqa: RET504 - objmode has no return
 

@@ -140,11 +140,13 @@ class Explanation:
         return "\n".join([*lines, f"error bound: {self.error_bound}"])
 
 
-def explain_problem(problem: ConvProblem, weights: Weights) -> Explanation:
-    """Say which kernel runs `problem`, and why each one before it does not."""
+def explain_problem(
+    problem: ConvProblem, weights: Weights, threads: int | None = None
+) -> Explanation:
+    """Say which kernel runs `problem` on so many threads, and why each one before it does not."""
     choice = choose(problem)
     plan = choice.kernel.plan(problem, weights, cpu_target())
-    details = plan.details()
+    details = plan.details(threads)
     if problem.step > 1:
         g = problem.geometry
         as_read = f"one in {problem.step} positions, with stride {g.stride}, dilation {g.dilation}"

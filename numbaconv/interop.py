@@ -93,7 +93,7 @@ def require_dtype(array: np.ndarray[Any, Any], name: str, dtype: np.dtype[Any]) 
     """Refuse to cast silently; byte order alone is not another dtype."""
     if array.dtype.newbyteorder("=") != dtype:
         raise TypeError(
-            f"{name} has dtype {array.dtype} but the layer computes in {dtype}; "
+            f"{name} has dtype {array.dtype} but {dtype} is expected; "
             f"nothing is cast silently, use {name}.astype({str(dtype)!r})"
         )
 

@@ -19,7 +19,7 @@ from .functional import (
     filter_to_kio,
     positions_read,
 )
-from .interop import is_on_cuda, output_maker
+from .interop import is_native, is_on_cuda, output_maker
 from .plan import Array
 from .problem import (
     ALGORITHMS,
@@ -81,7 +81,7 @@ def as_device(device: Any) -> str | None:
         execute.require(f"device={device!r} asks for CUDA")
         execute.ordinal_of(device)
         return device
-    raise ValueError(f"device must be None, 'cpu' or 'cuda', got {device!r}")
+    raise ValueError(f"device must be None, 'cpu', 'cuda' or 'cuda:0' and so on, got {device!r}")
 
 
 class Conv1D:
@@ -369,7 +369,8 @@ class Conv1D:
         target = None if out is None else checked_out(out, plan.problem, self._permute)
         y = execute(plan, view, target, self._permute, threads)
         key = key_of(x, self._dtype)
-        if key is not None and is_target(y, self._dtype, y.shape):
+        # What was copied is not remembered: aligned elements may lie at odd steps.
+        if key is not None and is_native(x) and is_target(y, self._dtype, y.shape):
             read = positions_read(view, plan)
             call = plan.bind(read.strides, channel_last(y, self._permute).strides)
             entry = call.entry(x, y) if x.flags.c_contiguous else None
@@ -415,7 +416,8 @@ class Conv1D:
                 x, self._problem, self._weights, self._dtype, self._permute, ordinal
             )
         view = checked_input(x, self._geometry, self._dtype, self._permute)
-        return explain_problem(self._problem(*view.shape[:2]).thinned, self._weights)
+        problem = self._problem(*view.shape[:2]).thinned
+        return explain_problem(problem, self._weights, self._threads)
 
     # --- copies
     def __getstate__(self) -> dict[str, Any]:

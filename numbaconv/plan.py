@@ -58,8 +58,8 @@ class Plan(ABC):
         """
 
     @abstractmethod
-    def details(self) -> dict[str, str]:
-        """Facts for `explain`: tile, blocking, threads."""
+    def details(self, threads: int | None) -> dict[str, str]:
+        """Facts for `explain`: tile, blocking, what a call with `threads` uses of them."""
 
     def error_bound(self) -> str:
         """What holds for the result, in words."""
@@ -70,7 +70,8 @@ class Plan(ABC):
         if y.size == 0 or self.bind(x.strides, y.strides)(x, y, threads):
             return
         result = np.empty(y.shape, y.dtype)
-        self.bind(x.strides, result.strides)(x, result, threads)
+        if not self.bind(x.strides, result.strides)(x, result, threads):
+            raise ValueError(f"x with strides {x.strides} reaches over memory of other arrays")
         y[...] = result
 
 

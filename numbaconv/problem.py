@@ -28,13 +28,22 @@ DTYPES = (np.dtype(np.float32), np.dtype(np.float64))
 HALVES = ("float16", "bfloat16")
 
 
+# What is larger would overflow where kernels count positions.
+LARGEST = 2**31 - 1
+
+
+def is_integer(value: Any) -> bool:
+    return isinstance(value, (int, np.integer)) and not isinstance(value, (bool, np.bool_))
+
+
 def as_integer(value: Any, name: str, minimum: int | None = None) -> int:
     """Return `value` as an int, or say which argument is not one."""
-    integral = isinstance(value, (int, np.integer)) and not isinstance(value, (bool, np.bool_))
-    if not integral or (minimum is not None and value < minimum):
+    if not is_integer(value) or (minimum is not None and value < minimum):
         wanted = "an integer" if minimum is None else f"an integer >= {minimum}"
-        error = ValueError if integral else TypeError
+        error = ValueError if is_integer(value) else TypeError
         raise error(f"{name} must be {wanted}, got {value!r}")
+    if abs(int(value)) > LARGEST:
+        raise ValueError(f"{name} must be at most {LARGEST} in magnitude, got {value!r}")
     return int(value)
 
 
@@ -86,12 +95,12 @@ def as_padding(value: Any, kernel_size: int, dilation: int) -> tuple[int, int] |
                 f"{', '.join(map(repr, PADDING_WORDS))}, got {value!r}"
             )
         return (as_integer(value[0], "padding[0]"), as_integer(value[1], "padding[1]"))
-    if not isinstance(value, (int, np.integer)) or isinstance(value, (bool, np.bool_)):
+    if not is_integer(value):
         raise TypeError(
             f"padding must be an int, a pair (left, right) or one of "
             f"{', '.join(map(repr, PADDING_WORDS))}, got {value!r}"
         )
-    return (int(value), int(value))
+    return (as_integer(value, "padding"),) * 2
 
 
 @dataclass(frozen=True)
@@ -237,8 +246,12 @@ class ConvProblem:
         limits = {
             "reflect": (self.cropped_length - 1, "less than"),
             "circular": (self.cropped_length, "at most"),
-            "replicate": (widest if self.cropped_length else 0, "zero for an empty input;"),
         }
+        if widest > 0 and mode == "replicate" and self.cropped_length == 0:
+            raise ValueError(
+                f"padding for padding_mode='replicate' needs a position to repeat, and x has none "
+                f"(after cropping), got {self.padding}"
+            )
         if widest <= 0 or mode not in limits:
             return
         limit, words = limits[mode]

@@ -13,6 +13,7 @@ import pytest
 import numbaconv.layer as layer_module
 from numbaconv import Conv1D, explain, reference
 from numbaconv._threads import max_threads
+from numbaconv.cpu.panel_plan import call_table
 from numbaconv.cuda.driver import missing
 from numbaconv.layer import PLANS_KEPT
 from numbaconv.problem import ConvProblem
@@ -154,7 +155,7 @@ def test_cuda_is_a_runtime_error_with_a_way_out(device):
 
 @pytest.mark.parametrize("device", ["gpu", "cpu:0", "", 0, "CPU"])
 def test_unknown_devices_are_listed(device):
-    wanted = rf"device must be None, 'cpu' or 'cuda', got {device!r}"
+    wanted = rf"device must be None, 'cpu', 'cuda' or 'cuda:0' and so on, got {device!r}"
     with pytest.raises(ValueError, match=wanted):
         make(device=device)
 
@@ -399,12 +400,12 @@ BAD_STATES = {
     "dtype of weight": (
         TypeError,
         good_state(weight=normal(3, 4, 6, dtype=F64)),
-        "weight has dtype float64 but the layer computes in float32",
+        "weight has dtype float64 but float32 is expected",
     ),
     "dtype of bias": (
         TypeError,
         good_state(bias=normal(6).astype(np.float16)),
-        "bias has dtype float16 but the layer computes in float32",
+        "bias has dtype float16 but float32 is expected",
     ),
     "no array": (TypeError, good_state(bias=[0.0] * 6), "bias must be a NumPy array, got list"),
     "none": (TypeError, {"weight": None, "bias": None}, "weight must be a NumPy array"),
@@ -648,7 +649,7 @@ def test_object_arrays_are_refused():
 
 @pytest.mark.parametrize("dtype", [np.float64, np.float16, np.int32, np.int64, np.complex64, bool])
 def test_x_of_another_dtype_is_refused_with_both_named(dtype):
-    wanted = rf"x has dtype {np.dtype(dtype)} but the layer computes in float32.*x\.astype"
+    wanted = rf"x has dtype {np.dtype(dtype)} but float32 is expected.*x\.astype"
     with pytest.raises(TypeError, match=wanted):
         make()(np.zeros((2, 9, 4), dtype))
 
@@ -938,6 +939,38 @@ def test_explain_names_kernel_declines_and_facts():
 def test_explain_says_which_positions_are_left_out(taps, stride, dilation, as_read):
     layer = Conv1D(taps, 4, 8, stride=stride, dilation=dilation)
     assert explain(layer, np.zeros((1, 40, 4), np.float32)).details.get("x is read") == as_read
+
+
+@pytest.mark.parametrize("permute", [False, True])
+@pytest.mark.parametrize(
+    "parameters",
+    [
+        dict(in_channels=64, out_channels=64),
+        dict(in_channels=64, out_channels=8, num_groups=4, kernel_size=64),
+        dict(in_channels=8, out_channels=8, num_groups=8),
+        dict(in_channels=1, out_channels=1, num_groups=1),
+        dict(in_channels=1, out_channels=1, kernel_size=1, stride=2),
+    ],
+    ids=str,
+)
+def test_explain_says_what_is_read_in_place(parameters, permute):
+    """As the table that the macrokernel gets does."""
+    layer = make(**{**parameters, "padding": 0, "algorithm": "direct", "permute": permute})
+    channels = layer.in_channels
+    x = np.zeros((1, channels, 500) if permute else (1, 500, channels), np.float32)
+    y = layer(x)
+    (plan,) = layer._weights.plans.values()
+    read = x.transpose(0, 2, 1) if permute else x
+    written = y.transpose(0, 2, 1) if permute else y
+    call = call_table(plan.blocking, read[:, :: plan.problem.step].strides, written.strides)[0][0]
+    places = f"{call['inside_first']}:{call['inside_last']}" if call["inside_last"] else "none"
+    assert f"in place {places} of {written.shape[1]}" in explain(layer, x).details["blocking"]
+
+
+def test_explain_speaks_of_the_threads_of_the_layer():
+    for threads in (1, min(2, max_threads())):
+        layer = make(in_channels=64, out_channels=64, algorithm="direct", threads=threads)
+        assert explain(layer, normal(1, 5000, 64)).details["threads"].startswith(f"{threads}, ")
 
 
 def test_explain_states_the_unit_roundoff_of_float64():

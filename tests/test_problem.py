@@ -63,6 +63,14 @@ def test_an_array_of_one_integer_is_not_an_integer():
         geometry(stride=np.array(2))
 
 
+@pytest.mark.parametrize("name", ["kernel_size", "stride", "dilation", "padding"])
+def test_integers_that_no_kernel_could_count_with_are_refused(name):
+    assert getattr(geometry(**{name: 2**31 - 1}), name) in (2**31 - 1, (2**31 - 1,) * 2)
+    for value in (2**31, 2**64):
+        with pytest.raises(ValueError, match=sentence(name, "2147483647", f"got {value}")):
+            geometry(**{name: value})
+
+
 @pytest.mark.parametrize("name, channels", [("in_channels", 4), ("out_channels", 6)])
 def test_channels_must_be_divisible_by_groups(name, channels):
     groups = 3 if name == "in_channels" else 4
@@ -416,6 +424,12 @@ def test_outputs_and_taps_a_step_apart_leave_the_other_positions_out(
     assert (thin.step, thin.geometry.stride) == (step, stride)
     assert p.geometry.kernel_size == 1 or thin.geometry.dilation == dilation
     assert (thin is p) == (step == 1)
+
+
+def test_nothing_to_replicate_is_said():
+    wanted = sentence("padding", "'replicate'", "a position to repeat", "got (1, 1)")
+    with pytest.raises(ValueError, match=wanted):
+        problem(0, kernel_size=1, padding=1, padding_mode="replicate")
 
 
 @pytest.mark.parametrize("mode", ["reflect", "replicate", "circular"])

@@ -51,11 +51,11 @@ class PanelPlan(RememberingPlan["PanelCall"]):
     def make_call(self, x_strides: tuple[int, ...], y_strides: tuple[int, ...]) -> PanelCall:
         return PanelCall(self, x_strides, y_strides)
 
-    def details(self) -> dict[str, str]:
+    def details(self, threads: int | None) -> dict[str, str]:
         blocking = self.blocking
         tiles = dict.fromkeys(panel.tile.name for panel in blocking.panels)
-        inside = f"{blocking.inside.first}:{blocking.inside.last}"
-        workers, divide_panels = blocking.workers(_threads.allowed(None))
+        inside = blocking.inside if reads_in_place(self.problem, blocking.family) else Inside(0, 0)
+        workers, divide_panels = blocking.workers(_threads.allowed(threads))
         return {
             "tile": ", ".join(tiles) + f" ({len(blocking.panels)} panels)",
             "blocking": (
@@ -63,11 +63,20 @@ class PanelPlan(RememberingPlan["PanelCall"]):
                 f"reduction in {len(blocking.reduction)} block(s)"
                 f"{', each over all panels' if blocking.is_block_by_block else ''}, "
                 f"positions read in place "
-                f"{inside if blocking.inside.last else 'none'} of {self.problem.length_out}"
+                f"{f'{inside.first}:{inside.last}' if inside.last else 'none'} "
+                f"of {self.problem.length_out}"
             ),
             "threads": f"{workers}, dividing {'panels' if divide_panels else 'positions'}",
             "packed weights": f"{self.packed.filter.nbytes / 1024:.1f} KiB",
         }
+
+
+def reads_in_place(problem: ConvProblem, family: Family) -> bool:
+    """Whether a contiguous x needs windows at its borders only."""
+    if family.needs_unit_rows:
+        is_signal = problem.geometry.in_channels == 1
+        return problem.step == 1 and (is_signal or problem.layout == "NCL")
+    return problem.geometry.in_channels == 1 or problem.layout == "NLC"
 
 
 # Up to this much work (some 5 µs) a call keeps the GIL. Giving it up and taking it again takes 20
@@ -110,13 +119,15 @@ class PanelCall(BoundCall):
 def streams(blocking: Blocking, y_strides: tuple[int, ...]) -> bool:
     """Whether y is written past the caches: large, no partial sums, panels of whole vectors.
 
-    The last one may be partial if its tile is masked, and is not shifted back then.
+    The last one may be partial if its tile is masked, and is not shifted back then. Vectors of
+    positions write channel-last arrays through scratch, which is to stay near.
     """
     problem, target = blocking.problem, blocking.target
     edges = [panel.first for panel in blocking.panels]
     edges += [panel.first + panel.channels for panel in blocking.panels if not panel.tile.masked]
     return (
         len(blocking.reduction) == 1
+        and not blocking.family.needs_unit_rows
         and blocking.family.stores_lines(problem, target)
         and not any(edge * problem.dtype.itemsize % target.vector_bytes for edge in edges)
         and may_stream(
@@ -171,6 +182,8 @@ def window_for(blocking: Blocking, inside: Inside) -> tuple[int, WindowShape]:
 
 def extent(shape: tuple[int, ...], strides: tuple[int, ...], itemsize: int) -> tuple[int, int]:
     """Bytes from the first element of an array to the lowest and past the highest one."""
+    if 0 in shape:
+        return 0, 0
     reaches = [(size - 1) * stride for size, stride in zip(shape, strides, strict=True)]
     return sum(min(0, r) for r in reaches), sum(max(0, r) for r in reaches) + itemsize
 

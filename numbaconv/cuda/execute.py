@@ -101,8 +101,7 @@ def checked_view(value: Any, name: str, dtype: np.dtype[Any], stream: int) -> Vi
     view = arrays.view(value, name, stream)
     if view.dtype != dtype:
         raise TypeError(
-            f"{name} has dtype {view.dtype} but the layer computes in {dtype}; "
-            f"nothing is cast silently"
+            f"{name} has dtype {view.dtype} but {dtype} is expected; nothing is cast silently"
         )
     if any(stride % dtype.itemsize for stride in view.strides) or view.address % dtype.itemsize:
         raise ValueError(f"{name} is not aligned to its elements, which a GPU cannot read")

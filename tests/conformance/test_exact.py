@@ -392,6 +392,31 @@ def test_out_may_overlap_x(shift):
         np.testing.assert_array_equal(out, expected)
 
 
+@pytest.mark.parametrize("permute", [False, True])
+def test_a_layer_asked_again_for_an_x_it_has_to_copy(permute):
+    """NumPy ignores the strides of axes of one where it says aligned; records have odd ones."""
+    x = np.arange(8, dtype=np.float32)
+    records = np.zeros(8, np.dtype([("value", "f4", (2,)), ("tag", "u1")]))
+    records["value"][:, 0] = x
+    layer = Conv1D(1, 1, 1, permute=permute)
+    layer.filter = np.ones((1, 1, 1), np.float32)
+    shape = (1, 1, 8) if permute else (1, 8, 1)
+    odd = np.lib.stride_tricks.as_strided(x, shape, (3, 3, 4) if permute else (3, 4, 3))
+    for signal in (odd, x.reshape(shape), records["value"][:, 0].reshape(shape)):
+        for _ in range(3):
+            np.testing.assert_array_equal(layer(signal).ravel(), x)
+
+
+def test_records_of_two_positions_in_steps():
+    records = np.zeros(1, np.dtype([("value", "f4", (64, 8)), ("tag", "u1")]))
+    records["value"] = np.arange(512).reshape(64, 8)
+    x = records["value"][:, ::2]
+    layer = Conv1D(1, 8, 8)
+    layer.filter = np.eye(8, dtype=np.float32)[None]
+    for _ in range(3):
+        np.testing.assert_array_equal(layer(x), x)
+
+
 def test_new_weights_replace_the_old():
     case = Case(3, 8, 8, 50, padding="same", has_bias=True)
     x, filter, bias = case.arrays()

@@ -473,6 +473,17 @@ def test_settings_that_shape_machine_code_make_another_folder(python, filled, tm
     assert os.path.basename(folder.strip()) != folder_of(filled).name
 
 
+def test_settings_of_a_file_and_assigned_ones_make_another_folder(python, filled, tmp_path):
+    tmp_path.joinpath(".numba_config.yaml").write_text("loop_vectorize: 0\n")
+    assigned = "from numba import config; config.SLP_VECTORIZE = 1; "
+    from_a_file = f"import os; os.chdir({str(tmp_path)!r}); "
+    folders = {folder_of(filled).name}
+    for before in (assigned, from_a_file):
+        folder = python(before + WHERE, NUMBACONV_CACHE_DIR=tmp_path / "kept")
+        folders.add(os.path.basename(folder.strip()))
+    assert len(folders) == 3
+
+
 @pytest.mark.parametrize(
     "changes",
     [

@@ -47,6 +47,15 @@ def assert_same_bits(a, b):
     assert a.tobytes() == b.tobytes()
 
 
+def test_the_overload_has_the_parameters_of_the_function():
+    from numbaconv._overload import conv1d_overload
+
+    ours, theirs = (inspect.signature(f).parameters for f in (conv1d, conv1d_overload))
+    assert [(p.name, p.default) for p in ours.values()] == [
+        (p.name, p.default) for p in theirs.values()
+    ]
+
+
 def both_ways(x, filter, bias, *parameters):
     names = list(inspect.signature(compiled.py_func).parameters)[3:]
     expected = conv1d(x, filter, bias, **dict(zip(names, parameters, strict=True)))

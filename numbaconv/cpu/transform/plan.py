@@ -72,7 +72,7 @@ class TransformPlan(RememberingPlan["TransformCall"]):
         family = next(f for f in FAMILIES if f.declines(self.problem, target) is None)
         return family.plan(self.problem, self.weights, target)
 
-    def details(self) -> dict[str, str]:
+    def details(self, threads: int | None) -> dict[str, str]:
         blocking, scheme, folding = self.blocking, self.blocking.scheme, self.blocking.folding
         tiles = dict.fromkeys(panel.tile.name for panel in blocking.panels)
         return {
@@ -88,7 +88,7 @@ class TransformPlan(RememberingPlan["TransformCall"]):
                 f"blocks of {blocking.block_tiles} of {blocking.total_tiles} tiles, "
                 f"planes of {blocking.plane_bytes / 1024:.0f} KiB"
             ),
-            "threads": f"{blocking.workers(_threads.allowed(None))}",
+            "threads": f"{blocking.workers(_threads.allowed(threads))}",
             "filter spectrum": f"{self.spectrum.filter.nbytes / 1024:.1f} KiB",
         }
 
