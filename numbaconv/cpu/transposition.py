@@ -46,6 +46,52 @@ def emit_transpose(v: VectorBuilder, rows: list) -> list:
     return rows
 
 
+# Bits of the parts of a register that instructions shuffle fast within.
+PART_BITS = 128
+
+
+def load_transposed(v: VectorBuilder, first: Any, row: Any) -> list:
+    """Column c of VL rows `row` apart, for c < VL: parts of rows are joined as they are loaded.
+
+    Half of the shuffles of `emit_transpose` are left, which stay within parts; in the first cache
+    a vector takes 3.6 cycles instead of 4.2, and a copy 2.7 (Zen 4).
+    """
+    part = min(v.lanes, PART_BITS // v.bits)
+    bases = [v.at(first, v.ir.mul(row, i64(r))) for r in range(0, v.lanes, part)]
+    columns = []
+    for c in range(0, v.lanes, part):
+        vectors = []
+        for r in range(part):
+            places = [v.at(v.at(base, v.ir.mul(row, i64(r))), c) for base in bases]
+            vectors.append(v.joined([v.load(place, lanes=part) for place in places]))
+        columns += emit_unpack(v, vectors)
+    return columns
+
+
+def emit_unpack(v: VectorBuilder, vectors: list) -> list:
+    """Transpose within each part of a register, of as many lanes as there are vectors."""
+    part, width = len(vectors), 1
+    while width < part:
+        first = [i for i in range(part) if not i & width]
+        lanes = [
+            [start + lane for start in range(0, v.lanes, part) for lane in half]
+            for half in (range(part // 2), range(part // 2, part))
+        ]
+        vectors = [
+            v.shuffle(vectors[i], vectors[i + width], interleaved(half, width, v.lanes))
+            for i in first
+            for half in lanes
+        ]
+        width *= 2
+    return vectors
+
+
+def interleaved(lanes: list[int], width: int, count: int) -> list[int]:
+    """Groups of `width` of these lanes, from the first and from the second vector in turns."""
+    groups = [lanes[i : i + width] for i in range(0, len(lanes), width)]
+    return [lane + second for group in groups for second in (0, count) for lane in group]
+
+
 def load_every(v: VectorBuilder, place: Any, kind: types.Type, step: Any) -> Any:
     """VL elements `step` apart; the type tells whether that is 1 or 2."""
     known = kind.literal_value if isinstance(kind, types.IntegerLiteral) else None
@@ -78,9 +124,12 @@ def transpose_square(typingctx, target, target_row, source, source_row, step):
     def codegen(context, builder, signature, values):
         to, to_row, from_, from_row, by = values
         v = VectorBuilder(builder, bits, lanes, fma=False)
-        places = [v.at(from_, builder.mul(from_row, i64(r))) for r in range(lanes)]
-        rows = [load_every(v, place, step, by) for place in places]
-        for c, column in enumerate(emit_transpose(v, rows)):
+        if isinstance(step, types.IntegerLiteral) and step.literal_value == 1:
+            columns = load_transposed(v, from_, from_row)
+        else:
+            places = [v.at(from_, builder.mul(from_row, i64(r))) for r in range(lanes)]
+            columns = emit_transpose(v, [load_every(v, place, step, by) for place in places])
+        for c, column in enumerate(columns):
             v.store(column, v.at(to, builder.mul(to_row, i64(c))))
         return context.get_dummy_value()
 
@@ -248,16 +297,13 @@ def transpose(target, target_row, source, source_row, source_column, rows, colum
     What is left over goes element by element unless `source_row` is 1.
     """
     lanes = lanes_of(target)
-    tall, wide = (rows + lanes - 1) // lanes, (columns + lanes - 1) // lanes
     # Inside goes the axis that is contiguous where rows lie further apart: the positions of the
     # caller's array, whose rows lie on pages of their own (in windows of 170 positions of 384
     # channels the other order takes three times as long).
     is_tall = source_column > target_row
-    inside = tall if is_tall else wide
     is_ahead = not is_tall and rows * columns >= LEAST_PREFETCHED
-    for block in range(tall * wide):
-        outer, inner = block // inside * lanes, block % inside * lanes
-        r, c = (inner, outer) if is_tall else (outer, inner)
+    r = c = 0
+    while r < rows and c < columns:
         to = offset(target, r * target_row + c)
         square = offset(source, r * source_row + c * source_column)
         if r + lanes <= rows and c + lanes <= columns:
@@ -279,6 +325,14 @@ def transpose(target, target_row, source, source_row, source_column, rows, colum
                 to, target_row, 1, square, source_row, source_column,
                 smaller(lanes, rows - r), smaller(lanes, columns - c),
             )  # fmt: skip
+        if is_tall:
+            r += lanes
+            if r >= rows:
+                r, c = 0, c + lanes
+        else:
+            c += lanes
+            if c >= columns:
+                r, c = r + lanes, 0
 
 
 @_jit.inner

@@ -189,6 +189,15 @@ class VectorBuilder:
     def shuffle(self, a: Any, b: Any, lanes: Sequence[int]) -> Any:
         return self.ir.shuffle_vector(a, b, ir.Constant(ir.VectorType(i32, len(lanes)), lanes))
 
+    def joined(self, parts: list[Any]) -> Any:
+        """One vector of parts, a power of two of them, in this order."""
+        while len(parts) > 1:
+            lanes = list(range(2 * parts[0].type.count))
+            parts = [
+                self.shuffle(a, b, lanes) for a, b in zip(parts[::2], parts[1::2], strict=True)
+            ]
+        return parts[0]
+
     def every_second(self, low: Any, high: Any) -> Any:
         """Of 2·VL - 1 elements, which `low` begins and `high` ends, those at even places."""
         half = self.lanes // 2

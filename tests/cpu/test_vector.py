@@ -10,7 +10,7 @@ import pytest
 from llvmlite import ir
 
 from numbaconv.cpu.target import host
-from numbaconv.cpu.transposition import emit_transpose, emit_unzip, emit_zip
+from numbaconv.cpu.transposition import emit_transpose, emit_unzip, emit_zip, load_transposed
 from numbaconv.cpu.vector import VectorBuilder, i64, void
 
 WIDTHS = [(32, 4), (32, 8), (32, 16), (64, 2), (64, 4), (64, 8)]
@@ -157,14 +157,22 @@ def test_the_tree_of_a_total_does_not_depend_on_its_place(bits, lanes):
     assert len({value.tobytes() for value in y}) == 1
 
 
+def transpose_rows(v, x, row):
+    return emit_transpose(v, [v.load(v.at(x, r * row)) for r in range(v.lanes)])
+
+
+def transpose_as_loaded(v, x, row):
+    return load_transposed(v, x, i64(row))
+
+
 @each_width
-def test_transposition_of_a_square(bits, lanes):
+@pytest.mark.parametrize("transpose", [transpose_rows, transpose_as_loaded])
+def test_transposition_of_a_square(transpose, bits, lanes):
     x = numbers(lanes * lanes, bits)
     y = np.zeros_like(x)
 
     def emit(v, x, y):
-        rows = [v.load(v.at(x, r * lanes)) for r in range(lanes)]
-        for c, column in enumerate(emit_transpose(v, rows)):
+        for c, column in enumerate(transpose(v, x, lanes)):
             v.store(column, v.at(y, c * lanes))
 
     run(emit, bits, lanes, x, y)
