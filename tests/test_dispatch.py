@@ -96,7 +96,7 @@ LADDER = {
     "depthwise": (
         problem(3, 32, 32, num_groups=32),
         {
-            "fir": "32 → 32 channels",
+            "fir": "positions of 32 channels are not side by side",
             "narrow": "num_groups=32",
             "planar": "do not pay for the transposition",
         },
@@ -199,6 +199,26 @@ def test_vectors_lie_along_positions_where_channels_leave_lanes_idle(shape, grou
     one_unit = dataclasses.replace(WIDE, core="znver4")
     p = problem(*shape, length=1000, num_groups=groups)
     assert choose(p, target=one_unit).kernel.name == expected
+
+
+@pytest.mark.parametrize(
+    "taps, channels, parameters, expected",
+    [
+        (7, 64, {}, "fir"),
+        (13, 64, {"dilation": 2}, "fir"),
+        (31, 64, {}, "depthwise"),
+        (31, 8, {}, "fir"),  # half of the lanes of a channel-last tile would be idle
+        (7, 64, {"stride": 2}, "depthwise"),
+        (7, 8, {"stride": 2}, "depthwise"),
+    ],
+)
+def test_channel_first_signals_with_filters_of_their_own(taps, channels, parameters, expected):
+    one_unit = dataclasses.replace(WIDE, core="znver4")
+    p = problem(taps, channels, channels, num_groups=channels, length=1000, layout="NCL")
+    p = dataclasses.replace(p, geometry=dataclasses.replace(p.geometry, **parameters))
+    assert choose(p, target=one_unit).kernel.name == expected
+    two_units = {"fir": "fir", "depthwise": "planar"}[expected]
+    assert choose(p, target=WIDE).kernel.name == ("fir" if taps == 31 else two_units)
 
 
 def test_orders_of_sums_do_not_mix():
@@ -403,7 +423,7 @@ def test_slices_are_stored_together_where_products_are_few():
 def test_rows_that_collide_are_read_through_windows(layout, p):
     target = ISAS["avx2"]
     p = dataclasses.replace(p, layout=layout)
-    kernel = choose(p, [k for k in cpu_kernels() if k.name != "planar"], target).kernel
+    kernel = choose(p, [k for k in cpu_kernels() if k.name not in ("fir", "planar")], target).kernel
     band = blocking_for(p, target, kernel).band
     assert (band.reads_in_place, band.gap) == (False, 64 // p.dtype.itemsize)
     assert_right(kernel, p, target)

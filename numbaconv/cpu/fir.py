@@ -1,7 +1,8 @@
-"""One channel in, one out: an FIR filter, with vectors along the positions.
+"""Signals with an FIR filter of their own: one channel, or those of a channel-first array.
 
-An unaligned load of x serves one tap. Taps that are VL apart read the same vectors one
-further, so taps are taken by residue modulo VL, and each load serves a block of them.
+Vectors lie along the positions. An unaligned load of x serves one tap. Taps that are VL apart read
+the same vectors one further, so taps are taken by residue modulo VL, and each load serves a block
+of them.
 """
 
 from __future__ import annotations
@@ -12,10 +13,11 @@ from typing import Any
 
 from ..problem import ConvProblem
 from ..weights import Weights
-from .blocking import Panel
+from .blocking import Panel, round_up
 from .family import Family
 from .microkernel import Emitter, Tile
 from .packing import PackedWeights, pack_bias
+from .sliced import MOST_WRITTEN_TAPS, SLIDING_SHARE
 from .target import Target
 from .vector import i64
 
@@ -24,68 +26,118 @@ from .vector import i64
 # one block too: K101, six or seven taps, is 1.25× faster so.
 VECTORS = {32: (16, 8), 16: (8, 4)}
 
-# Vectors of the tiles of a short signal.
-FEW_VECTORS = 4
+# Vectors of the tiles of shorter signals, and how many tiles of a size a signal has at least: the
+# last one computes some positions again. (The first is left out where code is long for taps that
+# slide: 0.18 s of a first call.)
+SHORTER, FEWEST_TILES = (8, 4), 3
+
+# Steps of the loop over taps per turn, where products need no register of their own.
+UNROLL = 2
+
+# Instruction sets on which taps may be written out: for others LLVM begins so many products at once
+# that sums go to the stack (tests/codegen).
+WRITE_TAPS = ("avx512", "avx2")
+
+# What a product with a load of its own takes, and a vector of x and of y that are transposed, in
+# multiply-adds of a core that starts one in a cycle. Zen 4: 64 channels take 0.54 of the time of
+# windows by K3, 0.85 by K7, 1.03 by K15, and 1.4 by K31; 8 channels 0.75 by K31. Others are not
+# known: there transposing takes longer beside the products.
+PRODUCT, TRANSPOSED = 1.6, 8
+
+# Signals of one panel: threads may divide panels.
+PANEL_SIGNALS = 32
 
 
 class FirEmitter(Emitter):
-    """y[l] = Σ_r Σ_j x[l + (r + j*VL)*x_tap] · w[r + j*VL], r < VL; x_row == y_row == 1.
+    """y[l, s] = Σ_r Σ_j x[l + (r + j*VL)*x_tap, s] · w[s, r + j*VL], r < VL; x_row == y_row == 1.
 
-    The tile's variant is (most taps of a block,), 1 where they do not slide.
+    Each slice is a signal. The tile's variant is (most taps of a block, 1 where they do not slide,
+    or 0 for one tap after the other; taps that are written out, or 0 for any).
     """
 
     family = "fir"
 
     def emit(self) -> None:
+        """Signal by signal."""
+        v, b = self.v, self.v.ir
+
+        def signal(s: Any, carried: list[Any]) -> list[Any]:
+            x = v.at(self.x, b.mul(b.mul(s, self.x_slice), self.x_channel))
+            w = v.at(self.w, b.mul(s, self.taps))
+            bias = v.broadcast(b.load(v.at(self.bias, s)))
+            self.emit_signal(x, w, bias, v.at(self.y, b.mul(s, self.y_channel)))
+            return []
+
+        v.loop(i64(0), self.slices, 1, [], signal)
+
+    def emit_signal(self, x: Any, w: Any, bias: Any, y: Any) -> None:
         """The largest tiles that fit, the last one shifted back; or a partial vector."""
         v, b = self.v, self.v.ir
-        self.bias_vector = v.broadcast(b.load(self.bias))
-        sizes = (self.tile.rows // v.lanes, FEW_VECTORS, 1)
+        slides = self.tile.variant[0] > 1
+        sizes = [self.tile.rows // v.lanes, *SHORTER[slides:], 1]
+
+        def tiles(vectors: int) -> list[Any]:
+            """All positions. A few vectors for the last ones would wait for their few chains."""
+
+            def tile(first: Any) -> None:
+                self.emit_tile(vectors, v.at(x, first), w, bias, v.at(y, first), None)
+
+            self.overlapping(self.rows, vectors * v.lanes, tile)
+            return []
 
         def part() -> list[Any]:
-            self.emit_tile(1, self.x, self.y, v.first_lanes(self.rows))
+            self.emit_tile(1, x, w, bias, y, v.first_lanes(self.rows))
             return []
 
         number = i64(len(sizes))
         for i, vectors in reversed(list(enumerate(sizes))):
-            fits = b.icmp_signed(">=", self.rows, i64(vectors * v.lanes))
+            least = vectors * v.lanes * (FEWEST_TILES if vectors > SHORTER[-1] else 1)
+            fits = b.icmp_signed(">=", self.rows, i64(least))
             number = b.select(fits, i64(i), number)
-        v.switch(number, [*(functools.partial(self.emit_tiles, n) for n in sizes), part])
+        v.switch(number, [*(functools.partial(tiles, n) for n in sizes), part])
 
-    def emit_tiles(self, vectors: int) -> list[Any]:
-        """All positions. A few vectors for the last ones would wait for their few chains."""
+    def emit_tile(self, vectors: int, x: Any, w: Any, bias: Any, y: Any, mask: Any) -> None:
+        v, (block, written) = self.v, self.tile.variant
+        sums = [bias] * vectors
+        if written:
+            for t in range(written):
+                place = v.at(x, v.ir.mul(self.x_tap, i64(t)))
+                sums = self.slide(1, place, v.at(w, t), sums, mask)
+        elif block:
+            sums = self.emit_residues(block if vectors > 1 else 1, x, w, sums, mask)
+        else:
 
-        def tile(first: Any) -> None:
-            self.emit_tile(vectors, self.v.at(self.x, first), self.v.at(self.y, first), None)
+            def turn(t: Any, sums: list[Any], taps: int) -> list[Any]:
+                for u in range(taps):
+                    tap = v.ir.add(t, i64(u))
+                    place = v.at(x, v.ir.mul(tap, self.x_tap))
+                    sums = self.slide(1, place, v.at(w, tap), sums, mask)
+                return sums
 
-        self.overlapping(self.rows, vectors * self.v.lanes, tile)
-        return []
+            sums = v.unrolled_loop(self.taps, UNROLL if self.tile.fma else 1, sums, turn)
+        self.store(sums, ((v.at(y, m * v.lanes), mask) for m in range(vectors)))
 
-    def emit_tile(self, vectors: int, x: Any, y: Any, mask: Any) -> None:
+    def emit_residues(self, most: int, x: Any, w: Any, sums: list[Any], mask: Any) -> list[Any]:
+        """Taps r, r + VL, … below K of each residue r: blocks of `most`, then what is left."""
         v, b, lanes = self.v, self.v.ir, self.v.lanes
         is_less = b.icmp_signed("<", self.taps, i64(lanes))
         residues = b.select(is_less, self.taps, i64(lanes))
-        most = self.tile.variant[0] if vectors > 1 else 1
 
         def residue(r: Any, sums: list[Any]) -> list[Any]:
-            """Taps r, r + VL, … below K: blocks of `most`, then one of what is left."""
             count = b.sdiv(b.add(b.sub(self.taps, r), i64(lanes - 1)), i64(lanes))
 
             def block(j: Any, sums: list[Any], taps: int) -> list[Any]:
                 tap = b.add(r, b.mul(j, i64(lanes)))
-                return self.slide(taps, v.at(x, b.mul(tap, self.x_tap)), tap, sums, mask)
+                return self.slide(taps, v.at(x, b.mul(tap, self.x_tap)), v.at(w, tap), sums, mask)
 
             return self.in_blocks(count, most, sums, block)
 
-        sums = v.loop(i64(0), residues, 1, [self.bias_vector] * vectors, residue)
-        self.store(sums, ((v.at(y, m * lanes), mask) for m in range(vectors)))
+        return v.loop(i64(0), residues, 1, sums, residue)
 
-    def slide(self, taps: int, x: Any, tap: Any, sums: list[Any], mask: Any) -> list[Any]:
+    def slide(self, taps: int, x: Any, w: Any, sums: list[Any], mask: Any) -> list[Any]:
         """Vector i of x serves tap j of output vector i - j."""
         v, sums = self.v, list(sums)
-        factors = [
-            v.broadcast(v.ir.load(v.at(v.at(self.w, tap), j * v.lanes))) for j in range(taps)
-        ]
+        factors = [v.broadcast(v.ir.load(v.at(w, j * v.lanes))) for j in range(taps)]
         for i in range(len(sums) + taps - 1):
             value = self.load(v.at(x, i * v.lanes), mask)
             for j in range(taps):
@@ -94,41 +146,72 @@ class FirEmitter(Emitter):
         return sums
 
 
+def pays_transposition(problem: ConvProblem, target: Target) -> bool:
+    """Whether vectors of channels save more on products than transposing x and y takes."""
+    channels = problem.geometry.in_channels
+    in_use = channels / round_up(channels, target.lanes(problem.dtype))
+    saved = PRODUCT - 1 / (SLIDING_SHARE * in_use)
+    return target.fma_units == 1 and saved * problem.geometry.kernel_size > TRANSPOSED
+
+
 class Fir(Family):
-    """C_in == C_out == 1, stride 1."""
+    """C_in == C_out == G, stride 1: one channel, or channel-first and few taps.
+
+    Where taps follow each other in the order of sums, as they do up to VL of them, a depthwise
+    layer has the bits of its kernel for channel-last arrays.
+    """
 
     name = "fir"
     emitter = FirEmitter
     needs_unit_rows = True
 
     def declines(self, problem: ConvProblem, target: Target) -> str | None:
-        g = problem.geometry
-        if g.in_channels > 1 or g.out_channels > 1:
-            return f"{g.in_channels} → {g.out_channels} channels: not a filter of one signal"
+        g, lanes = problem.geometry, target.lanes(problem.dtype)
+        if not g.in_channels == g.out_channels == g.num_groups:
+            return (
+                f"{g.in_channels} → {g.out_channels} channels in {g.num_groups} group(s): "
+                f"not signals with a filter of their own"
+            )
         if g.stride > 1:
             return f"stride={g.stride}: outputs are not side by side in x"
-        if problem.step > 1 and g.kernel_size > target.lanes(problem.dtype):
+        if g.num_groups > 1 and problem.layout == "NLC":
+            return f"positions of {g.num_groups} channels are not side by side in x"
+        if g.num_groups > 1 and pays_transposition(problem, target):
+            return f"{g.kernel_size} taps of {g.num_groups} channels pay for a transposition"
+        if problem.step > 1 and g.kernel_size > lanes:
             # Whether x is thinned depends on the padding, and so must not the order of sums.
             return f"x is read every {problem.step} positions: taps are summed one after another"
         return None
 
     def panels(self, problem: ConvProblem, target: Target) -> list[Panel]:
-        lanes = target.lanes(problem.dtype)
+        g, lanes = problem.geometry, target.lanes(problem.dtype)
         vectors, block = VECTORS[target.registers]
+        is_written = g.kernel_size <= MOST_WRITTEN_TAPS and target.isa in WRITE_TAPS
         tile = Tile(
             self.emitter.family, problem.dtype.itemsize * 8, lanes, vectors * lanes, vectors=1,
             masked=False, fma=target.fma,
-            variant=(block if problem.geometry.dilation == 1 else 1,),
+            variant=(
+                0 if g.num_groups > 1 else block if g.dilation == 1 else 1,
+                g.kernel_size if is_written else 0,
+            ),
         )  # fmt: skip
-        return [Panel(tile, 0, 1, 0, 0, 1)]
+        return [
+            Panel(
+                tile, first, min(PANEL_SIGNALS, g.num_groups - first), x_offset=first, column=first,
+                last_lanes=1, slices=min(PANEL_SIGNALS, g.num_groups - first), x_slice=1,
+                slice_columns=1,
+            )
+            for first in range(0, g.num_groups, PANEL_SIGNALS)
+        ]  # fmt: skip
 
     def run(self, problem: ConvProblem, tile: Tile, target: Target) -> int:
         return max(1, target.l2 // 8 // (tile.rows * problem.dtype.itemsize)) * tile.rows
 
     def pack(self, weights: Weights, panels: Sequence[Panel]) -> PackedWeights:
-        """The taps as they are."""
+        """The taps of each signal as they are."""
+        taps, _, signals = weights.filter.shape
         packed = PackedWeights.empty(weights.filter.size, panels, weights)
-        packed.filter[:] = weights.filter.reshape(-1)
+        packed.filter.reshape(signals, taps)[...] = weights.filter[:, 0].T
         pack_bias(packed, weights, panels)
         return packed
 

@@ -23,7 +23,7 @@ from .depthwise import DEPTHWISE
 from .family import Family
 from .microkernel import Emitter, Tile
 from .packing import PackedWeights
-from .sliced import MOST_WRITTEN_TAPS, groups_of_slice, tap_pitch
+from .sliced import MOST_WRITTEN_TAPS, SLIDING_SHARE, groups_of_slice, tap_pitch
 from .sliding import SLIDING
 from .small_groups import GATHERING_SHARE, PERMUTING_SHARE, SMALL_GROUPS
 from .target import Target
@@ -55,9 +55,6 @@ LONGEST, LONGEST_POINTWISE, NARROW = 96, 128, 48
 # On channel-last arrays: products from which a few channels are worth transposing (4 → 4 K31
 # takes 0.56 of the time of dense tiles, 1 → 4 K101 0.45, 1 → 8 K64 0.6).
 SHORTEST = 32
-
-# Of the multiply-add peak, what tiles reach whose taps slide.
-SLIDING_SHARE = 0.92
 
 # Receptive fields of a run through windows: 15 → 15 K51 d8 on 120000 positions is 1.27 times
 # faster with 4 than with 1 or 2, and no faster with 8.
@@ -250,6 +247,8 @@ class Planar(Family):
             return f"the last {dots} channels of a group are summed in another order"
         if problem.layout == "NLC":
             return self.declines_channel_last(problem, target)
+        if target.fma_units == 1 and DEPTHWISE.declines(problem, target) is None:
+            return "vectors of channels pay for the transposition of x and y"
         longest = LONGEST_POINTWISE if g.kernel_size == g.stride == 1 else LONGEST
         narrow = NARROW if g.stride == 1 else NARROW // 2
         if g.group_out_channels > narrow and g.reduction > longest:

@@ -212,6 +212,8 @@ def test_kernel_calls_nothing(isa, tile):
 
 def has_loop_over_taps(tile: Tile) -> bool:
     """Not if they are written out: in a slice of the sliced families, in short tiles all."""
+    if tile.family == "fir":
+        return not tile.variant[1]
     is_sliced = tile.family in ("depthwise", "groups", "sliding")
     return tile.family != "short" and not (is_sliced and tile.variant[5])
 
