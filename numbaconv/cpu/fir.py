@@ -26,9 +26,9 @@ from .vector import i64
 # one block too: K101, six or seven taps, is 1.25× faster so.
 VECTORS = {32: (16, 8), 16: (8, 4)}
 
-# Vectors of the tiles of shorter signals, and how many tiles of a size a signal has at least: the
-# last one computes some positions again. (The first is left out where code is long for taps that
-# slide: 0.18 s of a first call.)
+# Vectors of the tiles of shorter signals, and how many tiles of a size a signal has at least where
+# taps do not slide: the last one computes some positions again. Where they do, the first is left
+# out: its code takes 0.18 s of a first call.
 SHORTER, FEWEST_TILES = (8, 4), 3
 
 # Steps of the loop over taps per turn, where products need no register of their own.
@@ -91,8 +91,8 @@ class FirEmitter(Emitter):
 
         number = i64(len(sizes))
         for i, vectors in reversed(list(enumerate(sizes))):
-            least = vectors * v.lanes * (FEWEST_TILES if vectors > SHORTER[-1] else 1)
-            fits = b.icmp_signed(">=", self.rows, i64(least))
+            fewest = 1 if slides or vectors <= SHORTER[-1] else FEWEST_TILES
+            fits = b.icmp_signed(">=", self.rows, i64(fewest * vectors * v.lanes))
             number = b.select(fits, i64(i), number)
         v.switch(number, [*(functools.partial(tiles, n) for n in sizes), part])
 

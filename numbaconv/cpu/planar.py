@@ -43,6 +43,10 @@ VECTORS = {
 # Steps of the inner loop per turn, as in the dense tile.
 UNROLL = 2
 
+# Groups of one slice each that share a panel: threads may divide panels. With a panel for each, 128
+# groups take twice to seven times as long at 100 positions.
+PANEL_GROUPS = 32
+
 # On channel-first arrays: products an output up to which nothing transposed is faster than
 # dense tiles on transposed blocks, whose loads are aligned (1.2 against 1.4 times the
 # channel-last call on 32 → 64 K3, 1.25 against 1.15 on 64 → 128 K3, but 1.4 against 1.6 on
@@ -95,6 +99,8 @@ def in_order(filter: Array, order: int) -> Array:
 class PlanarEmitter(Emitter):
     """y[l + co*y_channel] = Σ_t Σ_ci x[l*stride + t*x_tap + ci*x_channel] · w[s, (t, ci), co]
 
+    A slice is a group, or a part of the one group of a panel.
+
     The tile's variant is (output channels of a slice, stride, order). The order is that in which
     the kernel of channel-last arrays sums, whose bits are kept: 0 tap by tap; otherwise channel by
     channel, over the taps by their residue modulo it (`sliced.tap_pitch`). The last slice is
@@ -122,9 +128,10 @@ class PlanarEmitter(Emitter):
 
         def body(s: Any, carried: list[Any]) -> list[Any]:
             column = b.mul(s, i64(self.outputs))
+            x_slice = v.at(x, b.mul(b.mul(s, self.x_slice), self.x_channel))
             y_slice = v.at(y, b.mul(self.shifted_back(column, s, self.outputs), self.y_channel))
             w = v.at(self.w, b.mul(column, steps))
-            self.emit_slice(s, vectors, x, w, v.at(self.bias, column), y_slice, rest)
+            self.emit_slice(s, vectors, x_slice, w, v.at(self.bias, column), y_slice, rest)
             return []
 
         v.loop(i64(0), self.slices, 1, [], body)
@@ -287,15 +294,19 @@ class Planar(Family):
             vectors[outputs - 1] * lanes, vectors=1, masked=False, fma=target.fma,
             variant=(outputs, g.stride, order_of(problem, target)),
         )  # fmt: skip
-        return [
-            Panel(
-                tile, group * g.group_out_channels, g.group_out_channels,
-                x_offset=group * g.group_in_channels, column=group * slices * outputs,
-                last_lanes=g.group_out_channels - (slices - 1) * outputs, slices=slices,
-                slice_columns=outputs,
-            )
-            for group in range(g.num_groups)
-        ]  # fmt: skip
+        most, panels = PANEL_GROUPS if slices == 1 else 1, []
+        for first in range(0, g.num_groups, most):
+            groups = min(most, g.num_groups - first)
+            panels.append(
+                Panel(
+                    tile, first * g.group_out_channels, groups * g.group_out_channels,
+                    x_offset=first * g.group_in_channels, column=first * slices * outputs,
+                    last_lanes=g.group_out_channels - (slices - 1) * outputs,
+                    slices=groups * slices, x_slice=g.group_in_channels if slices == 1 else 0,
+                    slice_columns=outputs,
+                )
+            )  # fmt: skip
+        return panels
 
     def pack(self, weights: Weights, panels: Sequence[Panel]) -> PackedWeights:
         """Order the filter as (slice, product, channel), the last slice shifted back."""
