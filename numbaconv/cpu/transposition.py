@@ -18,9 +18,6 @@ from .memory import lanes_of, load, offset, smaller, store
 from .target import host
 from .vector import VectorBuilder, i64
 
-# Rows and columns from which a square is worth its shuffles, which are as many for fewer.
-LEAST = 2
-
 # Elements from which lines of the caller's array are prefetched before they are written: runs of
 # 170 positions of 384 channels take 0.75 of the time, smaller blocks of the direct kernels 1.02.
 LEAST_PREFETCHED = 48 << 10
@@ -50,22 +47,24 @@ def emit_transpose(v: VectorBuilder, rows: list) -> list:
 PART_BITS = 128
 
 
-def load_transposed(v: VectorBuilder, first: Any, row: Any) -> list:
-    """Column c of VL rows `row` apart, for c < VL: parts of rows are joined as they are loaded.
+def part_lanes(bits: int) -> int:
+    """Elements of a part."""
+    return PART_BITS // bits
 
-    Half of the shuffles of `emit_transpose` are left, which stay within parts; in the first cache
-    a vector takes 3.6 cycles instead of 4.2, and a copy 2.7 (Zen 4).
+
+def load_columns(v: VectorBuilder, first: Any, row: Any) -> list:
+    """As many columns as a part has lanes, of VL rows that are `row` apart.
+
+    Parts of rows are joined as they are loaded, which leaves half of the shuffles of
+    `emit_transpose`, and those stay within parts: in the first cache a vector takes 3.6 cycles
+    instead of 4.2, and a copy 2.7 (Zen 4).
     """
-    part = min(v.lanes, PART_BITS // v.bits)
+    part, vectors = part_lanes(v.bits), []
     bases = [v.at(first, v.ir.mul(row, i64(r))) for r in range(0, v.lanes, part)]
-    columns = []
-    for c in range(0, v.lanes, part):
-        vectors = []
-        for r in range(part):
-            places = [v.at(v.at(base, v.ir.mul(row, i64(r))), c) for base in bases]
-            vectors.append(v.joined([v.load(place, lanes=part) for place in places]))
-        columns += emit_unpack(v, vectors)
-    return columns
+    for r in range(part):
+        places = [v.at(base, v.ir.mul(row, i64(r))) for base in bases]
+        vectors.append(v.joined([v.load(place, lanes=part) for place in places]))
+    return emit_unpack(v, vectors)
 
 
 def emit_unpack(v: VectorBuilder, vectors: list) -> list:
@@ -125,7 +124,10 @@ def transpose_square(typingctx, target, target_row, source, source_row, step):
         to, to_row, from_, from_row, by = values
         v = VectorBuilder(builder, bits, lanes, fma=False)
         if isinstance(step, types.IntegerLiteral) and step.literal_value == 1:
-            columns = load_transposed(v, from_, from_row)
+            parts = range(0, lanes, part_lanes(bits))
+            columns = [
+                column for c in parts for column in load_columns(v, v.at(from_, c), from_row)
+            ]
         else:
             places = [v.at(from_, builder.mul(from_row, i64(r))) for r in range(lanes)]
             columns = emit_transpose(v, [load_every(v, place, step, by) for place in places])
@@ -134,6 +136,51 @@ def transpose_square(typingctx, target, target_row, source, source_row, step):
         return context.get_dummy_value()
 
     return types.void(target, types.int64, source, types.int64, step), codegen
+
+
+@intrinsic
+def transpose_few_columns(typingctx, target, target_row, source, source_row):
+    """target[c*target_row + r] = source[r*source_row + c] for r < VL, c of one part."""
+    bits = target.dtype.bitwidth
+
+    def codegen(context, builder, signature, values):
+        to, to_row, from_, from_row = values
+        v = VectorBuilder(builder, bits, host().vector_bytes * 8 // bits, fma=False)
+        for c, column in enumerate(load_columns(v, from_, from_row)):
+            v.store(column, v.at(to, builder.mul(to_row, i64(c))))
+        return context.get_dummy_value()
+
+    return types.void(target, types.int64, source, types.int64), codegen
+
+
+@intrinsic
+def transpose_few_rows(typingctx, target, target_row, source, source_row):
+    """target[c*target_row + r] = source[r*source_row + c] for r of one part, c < VL."""
+    bits = target.dtype.bitwidth
+
+    def codegen(context, builder, signature, values):
+        to, to_row, from_, from_row = values
+        v = VectorBuilder(builder, bits, host().vector_bytes * 8 // bits, fma=False)
+        part = part_lanes(bits)
+        rows = [v.load(v.at(from_, builder.mul(from_row, i64(r)))) for r in range(part)]
+        for c, vector in enumerate(emit_unpack(v, rows)):
+            for first in range(0, v.lanes, part):
+                piece = v.shuffle(vector, vector, range(first, first + part))
+                v.store(piece, v.at(to, builder.mul(to_row, i64(first + c))))
+        return context.get_dummy_value()
+
+    return types.void(target, types.int64, source, types.int64), codegen
+
+
+@intrinsic
+def part_of(typingctx, base):
+    """Elements of a part of a vector register."""
+    lanes = part_lanes(base.dtype.bitwidth)
+
+    def codegen(context, builder, signature, values):
+        return i64(lanes)
+
+    return types.int64(base), codegen
 
 
 @intrinsic
@@ -294,9 +341,9 @@ def copy_elements(
 def transpose(target, target_row, source, source_row, source_column, rows, columns):
     """target[r*target_row + c] = source[r*source_row + c*source_column], by squares.
 
-    What is left over goes element by element unless `source_row` is 1.
+    What is left over goes by parts of vectors, or element by element unless `source_row` is 1.
     """
-    lanes = lanes_of(target)
+    lanes, part = lanes_of(target), part_of(target)
     # Inside goes the axis that is contiguous where rows lie further apart: the positions of the
     # caller's array, whose rows lie on pages of their own (in windows of 170 positions of 384
     # channels the other order takes three times as long).
@@ -315,15 +362,25 @@ def transpose(target, target_row, source, source_row, source_column, rows, colum
                 transpose_square(to, target_row, square, source_column, 2)
             else:
                 transpose_square(to, target_row, square, source_column, source_row)
-        elif source_row == 1:
-            transpose_edge(
-                to, target_row, square, source_column,
-                smaller(lanes, columns - c), smaller(lanes, rows - r),
-            )  # fmt: skip
-        else:
+        elif source_row != 1:
             copy_elements(
                 to, target_row, 1, square, source_row, source_column,
                 smaller(lanes, rows - r), smaller(lanes, columns - c),
+            )  # fmt: skip
+        elif c + lanes <= columns and rows >= part:
+            for first in range(r, rows, part):  # the last ones shifted back
+                k = smaller(first, rows - part) - r
+                few = offset(to, k * target_row)
+                transpose_few_columns(few, target_row, offset(square, k), source_column)
+        elif r + lanes <= rows and columns >= part:
+            for first in range(c, columns, part):
+                k = smaller(first, columns - part) - c
+                few = offset(square, k * source_column)
+                transpose_few_rows(offset(to, k), target_row, few, source_column)
+        else:
+            transpose_edge(
+                to, target_row, square, source_column,
+                smaller(lanes, columns - c), smaller(lanes, rows - r),
             )  # fmt: skip
         if is_tall:
             r += lanes
@@ -371,19 +428,21 @@ def copy_strided(
         )  # fmt: skip
     elif rows == 1 or abs(source_row) > abs(source_column):
         pick_columns(target, target_row, source, source_row, source_column, rows, columns)
-    elif columns < LEAST:
-        copy_elements(target, target_row, 1, source, source_row, source_column, rows, columns)
     else:
         lanes, done_rows, done_columns = lanes_of(target), 0, 0
         if source_row == 1 and target_row == columns < lanes:
             done_rows = zip_rows(target, source, source_column, rows, columns)
         elif source_row == 1 and source_column == rows < lanes:
             done_columns = unzip_rows(target, target_row, source, columns, rows)
-        transpose(
-            offset(target, done_rows * target_row + done_columns), target_row,
-            offset(source, done_rows * source_row + done_columns * source_column),
-            source_row, source_column, rows - done_rows, columns - done_columns,
-        )  # fmt: skip
+        to = offset(target, done_rows * target_row + done_columns)
+        rest = offset(source, done_rows * source_row + done_columns * source_column)
+        rows, columns = rows - done_rows, columns - done_columns
+        if rows < part_of(target):
+            copy_elements(to, target_row, 1, rest, source_row, source_column, rows, columns)
+        elif columns < part_of(target):  # inside goes the longer axis
+            copy_elements(to, 1, target_row, rest, source_column, source_row, columns, rows)
+        else:
+            transpose(to, target_row, rest, source_row, source_column, rows, columns)
 
 
 @functools.cache

@@ -100,7 +100,7 @@ class VectorBuilder:
 
     def store(self, value: Any, pointer: Any, streams: bool = False) -> None:
         """Store a vector; if it `streams`, past the caches, to a multiple of its size."""
-        store = self.ir.store(value, self.ir.bitcast(pointer, self.vector.as_pointer()))
+        store = self.ir.store(value, self.ir.bitcast(pointer, value.type.as_pointer()))
         store.align = self.bits // 8
         if streams:
             store.align *= self.lanes
@@ -187,12 +187,13 @@ class VectorBuilder:
         return ir.Constant(self.vector, [0.0] * self.lanes)
 
     def shuffle(self, a: Any, b: Any, lanes: Sequence[int]) -> Any:
-        return self.ir.shuffle_vector(a, b, ir.Constant(ir.VectorType(i32, len(lanes)), lanes))
+        mask = ir.Constant(ir.VectorType(i32, len(lanes)), list(lanes))
+        return self.ir.shuffle_vector(a, b, mask)
 
     def joined(self, parts: list[Any]) -> Any:
         """One vector of parts, a power of two of them, in this order."""
         while len(parts) > 1:
-            lanes = list(range(2 * parts[0].type.count))
+            lanes = range(2 * parts[0].type.count)
             parts = [
                 self.shuffle(a, b, lanes) for a, b in zip(parts[::2], parts[1::2], strict=True)
             ]

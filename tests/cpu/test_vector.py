@@ -10,7 +10,13 @@ import pytest
 from llvmlite import ir
 
 from numbaconv.cpu.target import host
-from numbaconv.cpu.transposition import emit_transpose, emit_unzip, emit_zip, load_transposed
+from numbaconv.cpu.transposition import (
+    emit_transpose,
+    emit_unzip,
+    emit_zip,
+    load_columns,
+    part_lanes,
+)
 from numbaconv.cpu.vector import VectorBuilder, i64, void
 
 WIDTHS = [(32, 4), (32, 8), (32, 16), (64, 2), (64, 4), (64, 8)]
@@ -162,7 +168,8 @@ def transpose_rows(v, x, row):
 
 
 def transpose_as_loaded(v, x, row):
-    return load_transposed(v, x, i64(row))
+    parts = range(0, v.lanes, part_lanes(v.bits))
+    return [column for c in parts for column in load_columns(v, v.at(x, c), i64(row))]
 
 
 @each_width
