@@ -240,11 +240,19 @@ def band_of(problem: ConvProblem, panels: int, run: int, target: Target) -> Band
     return Band(min(together, panels), g.in_channels, step=0, reads_in_place=True)
 
 
-def run_length(problem: ConvProblem, rows: int, target: Target) -> int:
-    """Positions of one run: their rows of x take at most a quarter of L2."""
-    geometry = problem.geometry
-    row_bytes = geometry.stride * geometry.in_channels * problem.dtype.itemsize
-    fitting = min(MAX_RUN, target.l2 // 4 // row_bytes)
+# Receptive fields of a run whose x is copied, all of it, through windows: where they overlap it is
+# copied again. 15 → 15 K51 d8 on 120000 positions is 1.27 times faster by vectors of positions
+# with 4 than with 1 or 2, and no faster with 8.
+RUN_SPANS = 4
+
+
+def run_length(problem: ConvProblem, rows: int, target: Target, is_copied: bool) -> int:
+    """Positions of one run: their rows of x take at most a quarter of L2, or with those of y."""
+    g, itemsize = problem.geometry, problem.dtype.itemsize
+    fitting = min(MAX_RUN, target.l2 // 4 // (g.stride * g.in_channels * itemsize))
+    if is_copied:
+        both = (g.stride * g.in_channels + g.out_channels) * itemsize
+        fitting = max(fitting, min(RUN_SPANS * g.span, target.l2 // 4 // both))
     return max(2 * rows, fitting // rows * rows)
 
 

@@ -55,7 +55,11 @@ class Family(ABC):
 
     def run(self, problem: ConvProblem, tile: Tile, target: Target) -> int:
         """Positions of one run."""
-        return blocking.run_length(problem, tile.rows, target)
+        return blocking.run_length(problem, tile.rows, target, self.copies_x(problem))
+
+    def copies_x(self, problem: ConvProblem) -> bool:
+        """Whether all of x goes through windows, for another axis is contiguous."""
+        return (problem.layout == "NCL") != self.needs_unit_rows
 
     def band(self, problem: ConvProblem, panels: int, run: int, target: Target) -> Band:
         """How many of the panels go over all positions before the next ones do."""

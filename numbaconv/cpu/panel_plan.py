@@ -219,7 +219,7 @@ def call_table(
     inside = blocking.inside if x_in_place else Inside(0, 0)
     positions, shape = window_for(blocking, inside)
     stage_rows = max(blocking.run, positions)
-    stage_width = max(panel.columns for panel in blocking.panels)
+    stage_width = max(panel.channels for panel in blocking.panels)
     band, line = blocking.band, LINE // itemsize
     merges = blocking.family.sums_channels and geometry.num_groups == 1
     window_merges = blocking.family.sums_channels and band.row == geometry.group_in_channels

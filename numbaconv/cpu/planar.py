@@ -60,10 +60,6 @@ LONGEST, LONGEST_POINTWISE, NARROW = 96, 128, 48
 # takes 0.56 of the time of dense tiles, 1 → 4 K101 0.45, 1 → 8 K64 0.6).
 SHORTEST = 32
 
-# Receptive fields of a run through windows: 15 → 15 K51 d8 on 120000 positions is 1.27 times
-# faster with 4 than with 1 or 2, and no faster with 8.
-RUN_SPANS = 4
-
 
 def column_time(problem: ConvProblem, target: Target) -> float:
     """What other tiles of channel-last arrays take, see `work`: vectors along output channels."""
@@ -274,15 +270,6 @@ class Planar(Family):
             f"{g.reduction} products an output do not pay for the transposition of "
             f"{g.in_channels} → {g.out_channels} channels"
         )
-
-    def run(self, problem: ConvProblem, tile: Tile, target: Target) -> int:
-        """Runs through windows are several kernels long: their overlap is transposed again."""
-        run, g = super().run(problem, tile, target), problem.geometry
-        if problem.layout == "NCL":
-            return run
-        row_bytes = (g.in_channels + g.out_channels) * problem.dtype.itemsize
-        fitting = min(RUN_SPANS * g.span, target.l2 // 4 // row_bytes)
-        return max(run, fitting // tile.rows * tile.rows)
 
     def panels(self, problem: ConvProblem, target: Target) -> list[Panel]:
         g, lanes = problem.geometry, target.lanes(problem.dtype)

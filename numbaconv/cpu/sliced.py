@@ -418,7 +418,7 @@ class Sliced(Family):
             return run // tile.rows * tile.rows
         g = problem.geometry
         spacing = max(1, g.dilation // g.stride) if tap_pitch(g) else 1
-        return run_length(problem, tile.rows * spacing, target)
+        return run_length(problem, tile.rows * spacing, target, self.copies_x(problem))
 
     def band(self, problem: ConvProblem, panels: int, run: int, target: Target) -> Band:
         band = super().band(problem, panels, run, target)

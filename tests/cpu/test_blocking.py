@@ -323,11 +323,11 @@ def test_runs_are_whole_tiles(b):
     assert b.run % b.tile.rows == 0
 
 
-@given(problems(), st.integers(1, 20), targets)
-def test_a_run_of_rows_fits_the_cache_or_is_two_tiles(problem, rows, target):
-    g, run = problem.geometry, run_length(problem, rows, target)
+@given(problems(), st.integers(1, 20), targets, st.booleans())
+def test_a_run_of_rows_fits_the_cache_or_is_two_tiles(problem, rows, target, is_copied):
+    g, run = problem.geometry, run_length(problem, rows, target, is_copied)
     assert run % rows == 0
-    assert run <= max(MAX_RUN, 2 * rows)
+    assert run <= max(MAX_RUN, 2 * rows, 4 * g.span if is_copied else 0)
     row_bytes = g.stride * g.in_channels * problem.dtype.itemsize
     assert run == 2 * rows or run * row_bytes <= target.l2 // 4
 
