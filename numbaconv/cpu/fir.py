@@ -13,13 +13,14 @@ from typing import Any
 
 from ..problem import ConvProblem
 from ..weights import Weights
-from .blocking import Panel, round_up
+from .blocking import Panel
 from .family import Family
 from .microkernel import Emitter, Tile
 from .packing import PackedWeights, pack_bias
-from .sliced import MOST_WRITTEN_TAPS, SLIDING_SHARE
+from .sliced import MOST_WRITTEN_TAPS
 from .target import Target
 from .vector import i64
+from .work import channels_pay
 
 # By vector registers: vectors of a tile, and most taps of one residue held beside them. An
 # unaligned load takes nearly three times as long as a product, so what is left of a residue is
@@ -37,12 +38,6 @@ UNROLL = 2
 # Instruction sets on which taps may be written out: for others LLVM begins so many products at once
 # that sums go to the stack (tests/codegen).
 WRITE_TAPS = ("avx512", "avx2")
-
-# What a product with a load of its own takes, and a vector of x and of y that are transposed, in
-# multiply-adds of a core that starts one in a cycle. Zen 4: 64 channels take 0.54 of the time of
-# windows by K3, 0.85 by K7, 1.03 by K15, and 1.4 by K31; 8 channels 0.75 by K31. Others are not
-# known: there transposing takes longer beside the products.
-PRODUCT, TRANSPOSED = 1.6, 8
 
 # Signals of one panel: threads may divide panels.
 PANEL_SIGNALS = 32
@@ -146,14 +141,6 @@ class FirEmitter(Emitter):
         return sums
 
 
-def pays_transposition(problem: ConvProblem, target: Target) -> bool:
-    """Whether vectors of channels save more on products than transposing x and y takes."""
-    channels = problem.geometry.in_channels
-    in_use = channels / round_up(channels, target.lanes(problem.dtype))
-    saved = PRODUCT - 1 / (SLIDING_SHARE * in_use)
-    return target.fma_units == 1 and saved * problem.geometry.kernel_size > TRANSPOSED
-
-
 class Fir(Family):
     """C_in == C_out == G, stride 1: one channel, or channel-first and few taps.
 
@@ -176,7 +163,7 @@ class Fir(Family):
             return f"stride={g.stride}: outputs are not side by side in x"
         if g.num_groups > 1 and problem.layout == "NLC":
             return f"positions of {g.num_groups} channels are not side by side in x"
-        if g.num_groups > 1 and pays_transposition(problem, target):
+        if g.num_groups > 1 and channels_pay(problem, target):
             return f"{g.kernel_size} taps of {g.num_groups} channels pay for a transposition"
         if problem.step > 1 and g.kernel_size > lanes:
             # Whether x is thinned depends on the padding, and so must not the order of sums.

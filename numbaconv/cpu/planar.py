@@ -23,12 +23,12 @@ from .depthwise import DEPTHWISE
 from .family import Family
 from .microkernel import Emitter, Tile
 from .packing import PackedWeights
-from .sliced import MOST_WRITTEN_TAPS, SLIDING_SHARE, groups_of_slice, tap_pitch
+from .sliced import MOST_WRITTEN_TAPS, groups_of_slice, tap_pitch
 from .sliding import SLIDING
 from .small_groups import GATHERING_SHARE, PERMUTING_SHARE, SMALL_GROUPS
 from .target import Target
 from .vector import i64
-from .work import RATES, planar_declines, planar_time
+from .work import RATES, SLIDING_SHARE, channels_pay, planar_declines, planar_time
 
 # By instruction set: vectors of positions for 1, 2, … output channels of a tile. The most whose
 # loops keep everything in registers, read off the assembly (tests/codegen).
@@ -250,7 +250,7 @@ class Planar(Family):
             return f"the last {dots} channels of a group are summed in another order"
         if problem.layout == "NLC":
             return self.declines_channel_last(problem, target)
-        if target.fma_units == 1 and DEPTHWISE.declines(problem, target) is None:
+        if DEPTHWISE.declines(problem, target) is None and channels_pay(problem, target):
             return "vectors of channels pay for the transposition of x and y"
         longest = LONGEST_POINTWISE if g.kernel_size == g.stride == 1 else LONGEST
         narrow = NARROW if g.stride == 1 else NARROW // 2

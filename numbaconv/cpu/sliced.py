@@ -74,9 +74,6 @@ MOST_WRITTEN_TAPS = 8
 # one before it. With masks in registers of their own, or alone, it is partial instead.
 SHIFTED = "shifted"
 
-# Of the multiply-add peak, what tiles reach whose taps slide.
-SLIDING_SHARE = 0.92
-
 # Most positions from one output of a tile to the next: a short signal has few that far apart.
 MOST_SPACING = 16
 

@@ -9,6 +9,7 @@ import math
 from typing import NamedTuple
 
 from ..problem import ConvProblem
+from .blocking import round_up
 from .target import Target
 
 
@@ -45,6 +46,16 @@ RATES = {
 # 14 → 8 K51 s2 takes 1.15 times as long as by dot products.
 STEPPING = 0.85
 
+# Of the multiply-add peak, what tiles reach whose taps slide.
+SLIDING_SHARE = 0.92
+
+# Channel-first signals with filters of their own, on a core that starts one multiply-add in a
+# cycle: what a product takes whose x is loaded for it alone, in steps or not, and a vector that is
+# transposed. Zen 4, of the time of windows: 64 channels take 0.54 by K3, 0.85 by K7, 1.03 by K15
+# and 1.4 by K31, 8 channels 0.75 by K31; with a stride of 2, 50 channels 0.7 by K3, 64 1.5 by K7,
+# 4 0.5 by K3, 12 1.7 by K31. On other cores a transposition takes longer beside the products.
+LOADED_PRODUCT, STEPPED_PRODUCT, TRANSPOSED_VECTOR = 1.6, 3, 4
+
 # Products of an output below which a call is over before they have paid for anything: 3 → 3 K4
 # would lose 1.3×.
 FEWEST = 16
@@ -59,6 +70,15 @@ def planar_declines(problem: ConvProblem, target: Target) -> str | None:
     if filter_bytes > target.l2 // 2:
         return f"a filter of {filter_bytes} bytes is read again for each few positions"
     return None
+
+
+def channels_pay(problem: ConvProblem, target: Target) -> bool:
+    """Whether a channel-first depthwise layer is faster by vectors of channels, transposed."""
+    g = problem.geometry
+    in_use = g.in_channels / round_up(g.in_channels, target.lanes(problem.dtype))
+    product = LOADED_PRODUCT if g.stride == 1 else STEPPED_PRODUCT
+    saved = g.kernel_size * (product - 1 / (SLIDING_SHARE * in_use))
+    return target.fma_units == 1 and saved > TRANSPOSED_VECTOR * (1 + g.stride)
 
 
 def planar_time(problem: ConvProblem, target: Target) -> float:
