@@ -84,6 +84,7 @@ def test_reference_is_the_last_and_declines_nothing():
 
 # What is narrow, or fills a vector, depends on the processor: the ladder is that of this one.
 WIDE = ISAS["avx512"]
+ONE_UNIT = dataclasses.replace(WIDE, core="znver4")
 
 # One problem for each kernel, and what each kernel before it says.
 LADDER = {
@@ -166,14 +167,13 @@ def test_more_reasons():
 
 
 def test_dense_tiles_stand_in_for_sliding_ones_where_loads_keep_up():
-    one_unit = dataclasses.replace(WIDE, core="znver4")
     for p in (problem(3, 3, 8), problem(5, 12, 16, dilation=4)):
-        choice = choose(p, target=one_unit)
+        choice = choose(p, target=ONE_UNIT)
         assert choice.kernel.name == "dense"
         assert "one multiply-add a cycle" in dict(choice.declined)["sliding"]
         assert choose(p, target=WIDE).kernel.name == "sliding"
     for p in (problem(3, 3, 8, dilation=2), problem(3, 32, 32, num_groups=2)):
-        assert choose(p, target=one_unit).kernel.name == "sliding"
+        assert choose(p, target=ONE_UNIT).kernel.name == "sliding"
 
 
 @pytest.mark.parametrize(
@@ -196,9 +196,8 @@ def test_dense_tiles_stand_in_for_sliding_ones_where_loads_keep_up():
     ],
 )
 def test_vectors_lie_along_positions_where_channels_leave_lanes_idle(shape, groups, expected):
-    one_unit = dataclasses.replace(WIDE, core="znver4")
     p = problem(*shape, length=1000, num_groups=groups)
-    assert choose(p, target=one_unit).kernel.name == expected
+    assert choose(p, target=ONE_UNIT).kernel.name == expected
 
 
 @pytest.mark.parametrize(
@@ -213,21 +212,19 @@ def test_vectors_lie_along_positions_where_channels_leave_lanes_idle(shape, grou
     ],
 )
 def test_channel_first_signals_with_filters_of_their_own(taps, channels, parameters, expected):
-    one_unit = dataclasses.replace(WIDE, core="znver4")
     p = problem(taps, channels, channels, num_groups=channels, length=1000, layout="NCL")
     p = dataclasses.replace(p, geometry=dataclasses.replace(p.geometry, **parameters))
-    assert choose(p, target=one_unit).kernel.name == expected
+    assert choose(p, target=ONE_UNIT).kernel.name == expected
     two_units = "planar" if "stride" in parameters else "fir"
     assert choose(p, target=WIDE).kernel.name == two_units
 
 
 def test_orders_of_sums_do_not_mix():
     """What goes by dot products in one layout or length does so in all of them."""
-    one_unit = dataclasses.replace(WIDE, core="znver4")
     for layout, length in (("NLC", 100), ("NCL", 100), ("NCL", 8)):
         for shape, name in (((3, 64, 17), "dense"), ((7, 16, 1), "narrow")):
             p = problem(*shape, length=length, layout=layout)
-            assert choose(p, target=one_unit).kernel.name == name
+            assert choose(p, target=ONE_UNIT).kernel.name == name
 
 
 @st.composite
@@ -245,6 +242,7 @@ def problems(draw, most=40):
             stride=draw(st.integers(1, 3)), dilation=draw(st.integers(1, 3)),
             padding=(draw(st.integers(-2, 9)), draw(st.integers(-2, 9))),
             padding_mode=draw(st.sampled_from(["zeros", "reflect", "replicate", "circular"])),
+            layout=draw(st.sampled_from(["NLC", "NCL"])),
         )  # fmt: skip
     except ValueError:
         assume(False)
@@ -270,6 +268,13 @@ def test_there_is_a_compiled_kernel_for_every_problem_on_every_target(p, target)
     for _, reason in choice.declined:
         assert isinstance(reason, str)
         assert len(reason) > 10
+
+
+@given(problems(), st.integers(60, 4000), st.sampled_from([*ISAS.values(), ONE_UNIT]))
+def test_auto_estimates_every_layer(p, length, target):
+    """Whatever kernel sums directly: what it takes is weighed against transforms."""
+    choice = choose(dataclasses.replace(p, length=length, algorithm="auto"), target=target)
+    assert choice.kernel is not reference
 
 
 @given(problems(), made_up_targets)

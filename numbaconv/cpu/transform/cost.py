@@ -264,16 +264,17 @@ def direct_counts(problem: ConvProblem, target: Target) -> tuple[str, Counts]:
 def fir_counts(problem: ConvProblem, tile: Tile) -> Counts:
     """Of tiles of many vectors the products and loads, and the products of single vectors."""
     taps, lanes = problem.geometry.kernel_size, tile.lanes
-    residues = min(taps, lanes)
-    blocks = residues * math.ceil(taps / residues / tile.variant[0])
-    tiles = problem.batch * (problem.length_out // tile.rows)
-    singles = problem.batch * math.ceil(problem.length_out % tile.rows / lanes)
+    signals = problem.batch * problem.geometry.num_groups
+    residues, block = min(taps, lanes), max(1, tile.variant[0])
+    blocks = residues * math.ceil(taps / residues / block)
+    tiles = signals * (problem.length_out // tile.rows)
+    singles = signals * math.ceil(problem.length_out % tile.rows / lanes)
     border = min(problem.length_out, sum(max(0, side) for side in problem.padding))
     return {
         "products": tiles * tile.rows / lanes * taps,
         "loads": tiles * tile.rows / lanes * blocks,
         "single_products": singles * taps,
-        "border_products": problem.batch * border / lanes * taps,
+        "border_products": signals * border / lanes * taps,
     }
 
 
