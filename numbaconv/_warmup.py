@@ -98,8 +98,8 @@ def prepare(layer: Conv1D, problem: ConvProblem, candidate: Candidate | None) ->
 
         copied = Weights(weights.geometry, weights.filter, weights.bias)
         plan = TransformPlan(problem, copied, target, *candidate)
-    x_shape = (problem.batch, problem.length, layer.in_channels)
-    plan.bind(*(plain_strides(shape, problem.dtype) for shape in (x_shape, problem.out_shape)))
+    shapes = problem.in_shape, problem.out_shape
+    plan.bind(*(plain_strides(shape, problem.dtype) for shape in shapes))
 
 
 @functools.cache

@@ -309,13 +309,28 @@ class ConvProblem:
         return replace(self, geometry=geometry, length=length, step=step)
 
     @property
+    def in_shape(self) -> tuple[int, int, int]:
+        """(N, L, C_in)."""
+        return (self.batch, self.length, self.geometry.in_channels)
+
+    @property
     def out_shape(self) -> tuple[int, int, int]:
         """(N, L_out, C_out)."""
         return (self.batch, self.length_out, self.geometry.out_channels)
 
     @property
+    def in_bytes(self) -> int:
+        return math.prod(self.in_shape) * self.dtype.itemsize
+
+    @property
+    def out_bytes(self) -> int:
+        return math.prod(self.out_shape) * self.dtype.itemsize
+
+    @property
+    def filter_bytes(self) -> int:
+        return math.prod(self.geometry.filter_shape) * self.dtype.itemsize
+
+    @property
     def flops(self) -> int:
         """Floating-point operations of the definition, two for each product."""
-        return (
-            2 * self.batch * self.length_out * self.geometry.reduction * self.geometry.out_channels
-        )
+        return 2 * self.batch * self.length_out * math.prod(self.geometry.filter_shape)

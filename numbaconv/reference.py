@@ -94,8 +94,7 @@ class ReferenceCall(BoundCall):
     def __call__(self, x: Array, y: Array, threads: int | None) -> bool:
         # The result is complete before y is written, so overlap does no harm.
         problem, weights = self.plan.problem, self.plan.weights
-        x_shape = (problem.batch, problem.length, problem.geometry.in_channels)
-        signal = as_strided(x, x_shape, self.x_strides)
+        signal = as_strided(x, problem.in_shape, self.x_strides)
         with np.errstate(over="ignore"):
             as_strided(y, problem.out_shape, self.y_strides)[...] = convolve(
                 problem, signal, weights.filter, weights.bias

@@ -1,11 +1,10 @@
 """Sizes of everything: tiles, runs, windows, blocks of the reduction, shares of threads.
 
-Pure arithmetic on a problem and a target; no compiler is needed to test it.
+Pure arithmetic on a problem and a target: nothing is compiled to test it.
 """
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 from ..problem import ConvProblem, Geometry
@@ -26,17 +25,13 @@ PARALLEL_BYTES = 1 << 20
 
 def deserves_threads(problem: ConvProblem) -> bool:
     """Whether there is so much to compute, or to read and write, that threads pay."""
-    g = problem.geometry
-    x = problem.batch * problem.length * g.in_channels
-    elements = x + g.reduction * g.out_channels + math.prod(problem.out_shape)
-    size = elements * problem.dtype.itemsize
+    size = problem.in_bytes + problem.filter_bytes + problem.out_bytes
     return problem.flops >= PARALLEL_FLOPS or size >= PARALLEL_BYTES
 
 
 def is_mostly_filter(problem: ConvProblem) -> bool:
     """Whether threads had better share the filter than the positions: it is more than x is."""
-    g = problem.geometry
-    return g.reduction * g.out_channels > problem.batch * problem.length * g.in_channels
+    return problem.filter_bytes > problem.in_bytes
 
 
 @dataclass(frozen=True)
@@ -188,8 +183,7 @@ FEW_POSITIONS = 128
 
 def is_far_filter(problem: ConvProblem, target: Target) -> bool:
     """Whether the filter is larger than the second cache."""
-    g = problem.geometry
-    return g.reduction * g.out_channels * problem.dtype.itemsize > target.l2
+    return problem.filter_bytes > target.l2
 
 
 def is_block_by_block(problem: ConvProblem, target: Target) -> bool:
@@ -230,14 +224,13 @@ def band_of(problem: ConvProblem, panels: int, run: int, target: Target) -> Band
     In one band the filter is read for every run and border, in several x for every band:
     512 → 512 K3 at 50 positions gains 1.2× by bands, at batch 8 and 100 positions 1.14×.
     """
-    g, itemsize = problem.geometry, problem.dtype.itemsize
-    filter_bytes = g.reduction * g.out_channels * itemsize
-    x_bytes = problem.batch * problem.length * g.in_channels * itemsize
+    filter_bytes, x_bytes = problem.filter_bytes, problem.in_bytes
     together = max(1, target.l2 // 2 * panels // max(1, filter_bytes))
     runs = problem.batch * (-(-problem.length_out // run) + sum(p > 0 for p in problem.padding))
     if runs * filter_bytes <= COST_OF_X[problem.layout] * -(-panels // together) * x_bytes:
         together = panels
-    return Band(min(together, panels), g.in_channels, step=0, reads_in_place=True)
+    channels = problem.geometry.in_channels
+    return Band(min(together, panels), channels, step=0, reads_in_place=True)
 
 
 # Receptive fields of a run whose x is copied, all of it, through windows: where they overlap it is
@@ -262,9 +255,8 @@ PIECE_TILES = 16
 
 def least_piece(problem: ConvProblem, rows: int, run: int, target: Target) -> int:
     """Positions of the smallest piece of a thread's share: a run, if weights come from far."""
-    g = problem.geometry
-    is_far = g.reduction * g.out_channels * problem.dtype.itemsize > target.l2 // 2
-    return run if is_far else min(run, PIECE_TILES * rows)
+    is_read_anew = problem.filter_bytes > target.l2 // 2
+    return run if is_read_anew else min(run, PIECE_TILES * rows)
 
 
 @dataclass(frozen=True)

@@ -12,10 +12,11 @@ from .microkernel import Emitter, Tile
 from .vector import LINE, i64
 
 # Steps of the inner loop per turn: at 1, loop counters take 4-8 % of the issue slots that
-# the multiply-adds want on a core with two 512-bit FMA units; 4 and 8 are alike. AVX takes 8, since
-# a turn prefetches a line of weights (below): 1.01-1.08× at up to 128 positions. There is no
-# register for it where x is prefetched too, nor with NEON.
-UNROLL, UNROLL_AVX = 4, 8
+# the multiply-adds want on a core with two 512-bit FMA units; 4 and 8 are alike. Vectors of 256
+# bits, those of AVX and halves of AVX-512, take 8, since a turn prefetches a line of weights
+# (below): 1.01-1.08× at up to 128 positions (Zen 3). There is no register for it where x is
+# prefetched too, nor with NEON.
+UNROLL, UNROLL_SHORT = 4, 8
 
 # Variants of the tile: weights of the next block are prefetched, by a line or by two a turn;
 # weights are prefetched as they are read, since they are read once; lines of y are prefetched;
@@ -42,8 +43,8 @@ def unroll_of(tile: Tile) -> int:
     """Steps per turn of the full tile: taps that lie apart need an address each, so one."""
     if ONE_CHANNEL in tile.variant:
         return 1
-    is_avx = tile.lanes * tile.bits == 256
-    return UNROLL_AVX if is_avx and not prefetched_x_lines(tile) else UNROLL
+    has_short_vectors = tile.lanes * tile.bits == 256
+    return UNROLL_SHORT if has_short_vectors and not prefetched_x_lines(tile) else UNROLL
 
 
 class DenseEmitter(Emitter):

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from llvmlite import ir
 
+from ..problem import ConvProblem
 from .dense import DENSE, GROUPED
 from .depthwise import DEPTHWISE
 from .family import Family
@@ -17,12 +19,20 @@ from .planar import PLANAR
 from .short import ShortEmitter
 from .sliding import SLIDING
 from .small_groups import SMALL_GROUPS
+from .target import Target
 from .vector import i8, i64, void
 
 # In the order of preference.
 FAMILIES: tuple[Family, ...] = (
     FIR, NARROW, PLANAR, DEPTHWISE, SLIDING, DENSE, SMALL_GROUPS, GROUPED,
 )  # fmt: skip
+
+
+@functools.lru_cache(maxsize=1024)
+def direct_family(problem: ConvProblem, target: Target) -> Family:
+    """The first that takes `problem`: what `dispatch` chooses if no transform is faster."""
+    return next(family for family in FAMILIES if family.declines(problem, target) is None)
+
 
 EMITTERS: dict[str, type[Emitter]] = {f.emitter.family: f.emitter for f in FAMILIES}
 EMITTERS[ShortEmitter.family] = ShortEmitter  # tiles of `dense` and `grouped`

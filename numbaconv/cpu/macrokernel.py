@@ -115,14 +115,14 @@ def compute_positions(
                 if begin >= last:
                     begin, end = begin - (last - first), interior
                 window = offset(windows, count * c.window_size)
-                done += begin_run(element, call, x, y, band, begin, end, window, runs, count)
+                done += begin_run(call, x, y, band, begin, end, window, runs, count)
                 count += 1
             compute_runs(element, call, runs, count, first_panel, next_panel, stage)
         first_panel = next_panel
 
 
 @_jit.inner(result=types.int64)
-def begin_run(element, call, x, y, band, first, last, window, runs, i):
+def begin_run(call, x, y, band, first, last, window, runs, i):
     """Make run `i` of positions from `first` on, in place or through `window`: how many it has."""
     c, run = record(call, 0, "call"), record(runs, i, "run")
     n = first // c.length_out

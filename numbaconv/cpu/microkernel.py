@@ -8,11 +8,14 @@ and is emitted as LLVM vector IR by the `Emitter` of its family. Contract of all
 
 * Strides are in elements and may be negative or zero; x and y need element alignment only.
   `w` is a packed panel (see `packing`), padded with zeros, on a cache line.
-* The sum of one output is one chain, or one fixed tree of chains, of multiply-adds that
-  starts from the bias. Its bits depend on neither the tile nor the row at which an output
-  sits. `accumulate` continues a chain from what y holds, in families that allow it.
-* Of the last vector of a `masked` tile only `last_lanes` lanes are read in x and written in
-  y. Nothing of y is read unless `accumulate` is set. x and y do not overlap.
+* The sum of one output is one chain of multiply-adds that starts from the bias, or a fixed tree
+  of chains that start from zero, to which the bias is added (`narrow`). Its bits depend on
+  neither the tile nor the row at which an output sits.
+* `accumulate` continues a chain from what y holds. Only dense tiles do that: others get all
+  products of an output at once.
+* Of the last vector of a `masked` tile only `last_lanes` lanes are in use: nothing else is
+  written in y (`dense`), read in x (`narrow`), or either (sliced families). Nothing of y is read
+  unless `accumulate` is set. x and y do not overlap.
 """
 
 from __future__ import annotations
@@ -76,7 +79,7 @@ class Tile:
 
 
 # Arguments of a panel kernel: pointers, then 64-bit integers. `x_channel` and `y_channel` are 1
-# except in families along the positions. `depth` is the channels summed (dense) or nothing;
+# except in families along the positions. `depth` is the channels that one output sums;
 # `slices` is how many slices of NR columns the panel has, `x_slice` from one to the next in x
 # (families that go along the channels themselves). `x_bytes` is the size of all of x, by which a
 # kernel knows whether it comes from far away and is worth a prefetch; `w_next` says how far from

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import math
 from functools import lru_cache
 
 import numpy as np
@@ -190,6 +189,31 @@ def extent(shape: tuple[int, ...], strides: tuple[int, ...], itemsize: int) -> t
     return sum(min(0, r) for r in reaches), sum(max(0, r) for r in reaches) + itemsize
 
 
+def array_fields(
+    problem: ConvProblem, x_strides: tuple[int, ...], y_strides: tuple[int, ...]
+) -> dict[str, int]:
+    """What every table says of x and y: extents, strides in elements, padding; and its filler."""
+    geometry, itemsize = problem.geometry, problem.dtype.itemsize
+    x_batch, x_row, x_channel = (stride // itemsize for stride in x_strides)
+    y_batch, y_row, y_channel = (stride // itemsize for stride in y_strides)
+    x_low, x_high = extent(problem.in_shape, x_strides, itemsize)
+    y_low, y_high = extent(problem.out_shape, y_strides, itemsize)
+    return dict(
+        batch=problem.batch, length=problem.cropped_length, length_out=problem.length_out,
+        x_batch=x_batch, x_row=x_row, x_channel=1 if geometry.in_channels == 1 else x_channel,
+        y_batch=y_batch, y_row=y_row, y_channel=1 if geometry.out_channels == 1 else y_channel,
+        x_low=x_low, x_high=x_high, y_low=y_low, y_high=y_high,
+        crop=max(0, -problem.padding[0]), left=max(0, problem.padding[0]),
+        mode=MODE_CODES[geometry.padding_mode], stride=geometry.stride,
+        filler=filler_address(problem.dtype),
+    )  # fmt: skip
+
+
+def filled(dtype: np.dtype, values: dict[str, int]) -> Array:
+    """A table of one row."""
+    return np.array([tuple(values[name] for name in dtype.names or ())], dtype)
+
+
 @lru_cache(maxsize=1024)
 def call_table(
     blocking: Blocking,
@@ -202,14 +226,10 @@ def call_table(
     Returns the table, and the tables whose addresses it holds.
     """
     problem, geometry = blocking.problem, blocking.problem.geometry
-    itemsize = problem.dtype.itemsize
-    x_batch, x_row, x_channel = (stride // itemsize for stride in x_strides)
-    y_batch, y_row, y_channel = (stride // itemsize for stride in y_strides)
-    x_channel = 1 if geometry.in_channels == 1 else x_channel
-    y_channel = 1 if geometry.out_channels == 1 else y_channel
-    x_shape = (problem.batch, problem.length, geometry.in_channels)
-    x_low, x_high = extent(x_shape, x_strides, itemsize)
-    y_low, y_high = extent(problem.out_shape, y_strides, itemsize)
+    arrays = array_fields(problem, x_strides, y_strides)
+    x_row, x_channel, y_row, y_channel = (
+        arrays[name] for name in ("x_row", "x_channel", "y_row", "y_channel")
+    )
     unit_rows = blocking.family.needs_unit_rows
     x_in_place = (x_row if unit_rows else x_channel) == 1
     y_in_place = (y_row if unit_rows else y_channel) == 1
@@ -220,21 +240,14 @@ def call_table(
     positions, shape = window_for(blocking, inside)
     stage_rows = max(blocking.run, positions)
     stage_width = max(panel.channels for panel in blocking.panels)
-    band, line = blocking.band, LINE // itemsize
+    band, line = blocking.band, LINE // problem.dtype.itemsize
     merges = blocking.family.sums_channels and geometry.num_groups == 1
     window_merges = blocking.family.sums_channels and band.row == geometry.group_in_channels
     panels, blocks = panel_table(blocking, past_caches), block_table(blocking)
     values = dict(
         panels=address_of(panels), panel_count=panels.size,
         blocks=address_of(blocks), block_count=blocks.size,
-        batch=problem.batch, length=problem.cropped_length, length_out=problem.length_out,
-        in_channels=geometry.in_channels,
-        x_batch=x_batch, x_row=x_row, x_channel=x_channel,
-        y_batch=y_batch, y_row=y_row, y_channel=y_channel,
-        x_low=x_low, x_high=x_high, y_low=y_low, y_high=y_high,
-        crop=max(0, -problem.padding[0]), left=max(0, problem.padding[0]),
-        stride=geometry.stride, dilation=geometry.dilation,
-        mode=MODE_CODES[geometry.padding_mode],
+        dilation=geometry.dilation,
         inside_first=inside.first, inside_last=inside.last,
         run=blocking.run, window_run=positions,
         reduction=geometry.reduction, is_block_by_block=is_block_by_block,
@@ -253,9 +266,8 @@ def call_table(
         row_tile=blocking.tile.rows,
         least_piece=least_piece(problem, blocking.tile.rows, blocking.run, blocking.target),
         weights=0, bias=0,
-        x_bytes=math.prod(x_shape) * itemsize * problem.step,
+        x_bytes=problem.in_bytes * problem.step,
         copier=0 if is_plain else copier_address(problem.dtype),
-        filler=filler_address(problem.dtype),
+        **arrays,
     )  # fmt: skip
-    table: Array = np.array([tuple(values[name] for name in CALL.names or ())], CALL)
-    return (table, panels, blocks)
+    return (filled(CALL, values), panels, blocks)

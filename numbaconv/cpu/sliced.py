@@ -375,10 +375,8 @@ class Sliced(Family):
 
     def far_variant(self, problem: ConvProblem, target: Target) -> tuple[str, ...]:
         """What tiles ask for ahead; one group's rows follow each other, and come by themselves."""
-        g = problem.geometry
-        size = problem.batch * problem.length * g.in_channels + math.prod(problem.out_shape)
-        is_far = size * problem.dtype.itemsize > FAR_BYTES
-        if not is_far or target.isa == "avx512" or g.num_groups == 1:
+        is_far = problem.in_bytes + problem.out_bytes > FAR_BYTES
+        if not is_far or target.isa == "avx512" or problem.geometry.num_groups == 1:
             return ()
         if not window_run(problem, target):
             return (FAR,)

@@ -6,7 +6,6 @@ not push out what is needed next; but whoever reads y finds it in memory.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 
 from ..interop import address_of
@@ -34,11 +33,11 @@ MANY_PRODUCTS, SHARE_IF_MEMORY_BOUND = 64, 1 / 4
 
 def is_large_output(problem: ConvProblem, target: Target, *, is_memory_bound: bool) -> bool:
     """Whether y is so large that it had better be written past the caches."""
-    size, share = math.prod(problem.out_shape), STREAMED_SHARE
+    size, share = float(problem.out_bytes), STREAMED_SHARE
     if is_memory_bound:
-        size -= problem.batch * problem.length * problem.geometry.in_channels // 2
+        size -= problem.in_bytes / 2
         share = SHARE_IF_MEMORY_BOUND
-    return size * problem.dtype.itemsize >= min(STREAMED_FROM, share * target.last_cache)
+    return size >= min(STREAMED_FROM, share * target.last_cache)
 
 
 def may_stream(

@@ -18,7 +18,7 @@ EXTENT = int64_fields(*ENDS)
 CALL = int64_fields(
     *ENDS,
     "panels", "panel_count", "blocks", "block_count", "weights", "bias",
-    "batch", "length", "length_out", "in_channels",
+    "batch", "length", "length_out",
     "x_batch", "x_row", "x_channel", "y_batch", "y_row", "y_channel",
     "crop", "stride", "dilation", "left", "mode",
     "inside_first", "inside_last",  # positions of y whose receptive field lies in x
@@ -53,7 +53,7 @@ TRANSFORM = int64_fields(
     *ENDS,
     "forward", "inverse", "panels", "panel_count", "products", "product_count",
     "weights", "group_weights", "bias",
-    "batch", "length", "length_out",
+    "length", "length_out",
     "x_batch", "x_row", "x_channel", "y_batch", "y_row", "y_channel",
     "crop", "left", "mode", "stride", "kernel_size",
     "points", "outputs", "phases", "residues", "unit", "row_positions",

@@ -98,18 +98,18 @@ class VectorBuilder:
         """Load a vector that starts at a multiple of its size."""
         return self.load(pointer, self.lanes * self.bits // 8)
 
-    def store(self, value: Any, pointer: Any, streams: bool = False) -> None:
+    def store(self, value: Any, pointer: Any, streams: bool = False) -> Any:
         """Store a vector; if it `streams`, past the caches, to a multiple of its size."""
         store = self.ir.store(value, self.ir.bitcast(pointer, value.type.as_pointer()))
         store.align = self.bits // 8
         if streams:
             store.align *= self.lanes
             store.set_metadata("nontemporal", self.ir.module.add_metadata([i32(1)]))
+        return store
 
     def store_aligned(self, value: Any, pointer: Any) -> None:
         """Store a vector at a multiple of its size."""
-        store = self.ir.store(value, self.ir.bitcast(pointer, self.vector.as_pointer()))
-        store.align = self.lanes * self.bits // 8
+        self.store(value, pointer).align = self.lanes * self.bits // 8
 
     def masked_load(self, pointer: Any, mask: Mask) -> Any:
         """Load the lanes of `mask`; the others are zero."""

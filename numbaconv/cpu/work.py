@@ -66,9 +66,8 @@ def planar_declines(problem: ConvProblem, target: Target) -> str | None:
     g = problem.geometry
     if g.stride > 2:
         return f"stride={g.stride}: a vector of positions takes more than two loads"
-    filter_bytes = g.reduction * g.out_channels * problem.dtype.itemsize
-    if filter_bytes > target.l2 // 2:
-        return f"a filter of {filter_bytes} bytes is read again for each few positions"
+    if problem.filter_bytes > target.l2 // 2:
+        return f"a filter of {problem.filter_bytes} bytes is read again for each few positions"
     return None
 
 

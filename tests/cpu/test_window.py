@@ -159,7 +159,7 @@ def call_record(shape, x, length, mode, band_channels, strides):
     call = np.zeros(1, CALL)
     steps = [stride // x.itemsize for stride in x.strides]
     values = dict(
-        in_channels=x.shape[1], length=length, mode=MODE_CODES[mode],
+        length=length, mode=MODE_CODES[mode],
         x_row=steps[0], x_channel=steps[1],
         window_strips=shape.strips, window_pitch=shape.pitch, window_step=shape.step,
         window_first_rows=shape.first_rows, window_more_rows=shape.more_rows,

@@ -10,6 +10,7 @@ from ...problem import ConvProblem, Geometry
 from ..blocking import PARALLEL_FLOPS, Panel, round_up
 from ..dense import cut_channels
 from ..target import Target
+from ..vector import LINE
 from .folding import Folding, Tiling, tiling_of
 from .scheme import Scheme, spectrum_size
 
@@ -20,7 +21,7 @@ def odd_lines(elements: int, itemsize: int) -> int:
     Planes whose distance is a multiple of 4 KiB fall into the same sets of the first cache,
     which costs up to half of the speed.
     """
-    line = 64 // itemsize
+    line = LINE // itemsize
     return (-(-elements // line) | 1) * line
 
 
@@ -192,7 +193,7 @@ def transform_blocking(
     width, m_row = folding.depth // folding.phases, panels[-1].last_column
     # Without masks in registers of their own whole vectors are stored to planes (`kernels`).
     beyond = 0 if target.has_masks else max(0, lanes - width)
-    v_row = round_up(folding.depth + beyond, 64 // itemsize)
+    v_row = round_up(folding.depth + beyond, LINE // itemsize)
     if scheme.stacked > 1:  # planes without gaps between them: their distance is odd if tiles are
         v_row = odd_lines(v_row, itemsize)
     tile_bytes = (scheme.input_planes * v_row + scheme.output_planes * m_row) * itemsize

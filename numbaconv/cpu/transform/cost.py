@@ -173,7 +173,7 @@ def transform_counts(blocking: TransformBlocking) -> Counts:
     counts["tiles"] = tiles
     counts["calls"] = 1
     if problem.layout == "NCL":
-        counts["x_transposed"] = problem.batch * problem.length * problem.geometry.in_channels
+        counts["x_transposed"] = math.prod(problem.in_shape)
         # With dilation, neighbours of a tile are no neighbours in y.
         name = "y_transposed" if folding.residues == 1 else "y_scattered"
         counts[name] = math.prod(problem.out_shape)
@@ -208,11 +208,10 @@ def window_tiles(blocking: TransformBlocking) -> int:
 
 def direct_blocking(problem: ConvProblem, target: Target) -> Blocking:
     """The sizes of the kernel that sums directly."""
-    from ..families import FAMILIES
+    from ..families import direct_family
     from ..family import blocking_for
 
-    family = next(f for f in FAMILIES if f.declines(problem, target) is None)
-    return blocking_for(problem, target, family)
+    return blocking_for(problem, target, direct_family(problem, target))
 
 
 def direct_counts(problem: ConvProblem, target: Target) -> tuple[str, Counts]:
@@ -248,9 +247,7 @@ def direct_counts(problem: ConvProblem, target: Target) -> tuple[str, Counts]:
         counts["filter_bytes"] / FILTER_RATE, sum(counts[f"slots{v}"] for v in range(1, 5)), target
     )
     counts["positions"] = positions * geometry.num_groups
-    x_size, y_size = (
-        problem.batch * problem.length * geometry.in_channels, math.prod(problem.out_shape)
-    )  # fmt: skip
+    x_size, y_size = math.prod(problem.in_shape), math.prod(problem.out_shape)
     counts["x_elements"] = x_size
     if is_transposed:
         counts["transposed"] = x_size + y_size
@@ -280,8 +277,7 @@ def fir_counts(problem: ConvProblem, tile: Tile) -> Counts:
 
 def moved_bytes(problem: ConvProblem, target: Target) -> int:
     """Bytes of x and y, if they do not stay in L2."""
-    x_size = problem.batch * problem.length * problem.geometry.in_channels
-    size = (x_size + math.prod(problem.out_shape)) * problem.dtype.itemsize
+    size = problem.in_bytes + problem.out_bytes
     return size if size > target.l2 else 0
 
 

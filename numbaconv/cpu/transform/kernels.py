@@ -192,9 +192,9 @@ class TransformEmitter:
         is_output = b.icmp_signed("<", i, self.outputs)
         target = v.at(self.column_y, b.mul(self.y_row, i))
         spill = b.bitcast(self.spill, target.type)
-        self.finish(value, b.select(is_output, target, spill), is_output)
+        self.finish(value, b.select(is_output, target, spill))
 
-    def finish(self, value: Any, place: Any, is_output: Any = None) -> None:
+    def finish(self, value: Any, place: Any) -> None:
         v, b = self.v, self.v.ir
         b.store(v.fma(value, v.zero(), b.load(self.check)), self.check)
         value = b.fadd(value, self.column_bias)

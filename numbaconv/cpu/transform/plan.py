@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import math
 from functools import lru_cache
 
 import numpy as np
@@ -16,13 +15,12 @@ from ...weights import Weights
 from ..launch import Launcher, as_typed, launch_ranges
 from ..macrokernel import range_address
 from ..panel import panel_row
-from ..panel_plan import PanelPlan, extent
+from ..panel_plan import PanelPlan, array_fields, filled
 from ..streaming import CallTables, may_stream
 from ..tables import PANEL, PRODUCT, TRANSFORM
 from ..target import Target
 from ..transposition import copier_address
 from ..vector import LINE
-from ..window import MODE_CODES, filler_address
 from .accuracy import error_constant
 from .blocking import TransformBlocking, transform_blocking
 from .folding import Folding
@@ -66,11 +64,10 @@ class TransformPlan(RememberingPlan["TransformCall"]):
 
     def direct(self) -> PanelPlan:
         """The plan of direct summation, made when a result is not finite."""
-        from ..families import FAMILIES
+        from ..families import direct_family
 
         target = self.blocking.target
-        family = next(f for f in FAMILIES if f.declines(self.problem, target) is None)
-        return family.plan(self.problem, self.weights, target)
+        return direct_family(self.problem, target).plan(self.problem, self.weights, target)
 
     def details(self, threads: int | None) -> dict[str, str]:
         blocking, scheme, folding = self.blocking, self.blocking.scheme, self.blocking.folding
@@ -211,21 +208,13 @@ def transform_table(
     """
     problem, geometry = blocking.problem, blocking.problem.geometry
     scheme, folding, tiling = blocking.scheme, blocking.folding, blocking.tiling
-    itemsize = problem.dtype.itemsize
-    x_batch, x_row, x_channel = (stride // itemsize for stride in x_strides)
-    y_batch, y_row, y_channel = (stride // itemsize for stride in y_strides)
-    x_channel = 1 if geometry.in_channels == 1 else x_channel
-    y_channel = 1 if geometry.out_channels == 1 else y_channel
-    x_shape = (problem.batch, problem.length, geometry.in_channels)
-    x_low, x_high = extent(x_shape, x_strides, itemsize)
-    y_low, y_high = extent(problem.out_shape, y_strides, itemsize)
+    arrays = array_fields(problem, x_strides, y_strides)
     # Elements of a row must lie side by side: channels, or positions in the polyphase form.
-    is_polyphase = folding.row_positions > 1
-    is_x_in_place = (x_row if is_polyphase else x_channel) == 1
-    is_y_in_place = (y_row if is_polyphase else y_channel) == 1
+    axis = "row" if folding.row_positions > 1 else "channel"
+    is_x_in_place, is_y_in_place = (arrays[f"{array}_{axis}"] == 1 for array in "xy")
     # Prefetching gains 1.04-1.1× at 7 to 28 MiB of x (128 → 128 K3, 64 → 128 K8 s4, 15 → 15 K51),
     # nothing at 1 MiB, and loses 4 % at 4 MiB (32 → 32 K7, one channel K1023), on one core.
-    is_far = math.prod(x_shape) * itemsize > 2 * blocking.target.l2
+    is_far = problem.in_bytes > 2 * blocking.target.l2
     products, panels = product_table(blocking), column_panels(blocking)
     values = dict(
         forward=kernel_of(blocking, "forward", folding.row_positions * geometry.group_in_channels),
@@ -233,13 +222,7 @@ def transform_table(
         panels=address_of(panels), panel_count=panels.size,
         products=address_of(products), product_count=products.size,
         weights=0, group_weights=blocking.group_weights, bias=0,
-        batch=problem.batch, length=problem.cropped_length, length_out=problem.length_out,
-        x_batch=x_batch, x_row=x_row, x_channel=x_channel,
-        y_batch=y_batch, y_row=y_row, y_channel=y_channel,
-        x_low=x_low, x_high=x_high, y_low=y_low, y_high=y_high,
-        crop=max(0, -problem.padding[0]), left=max(0, problem.padding[0]),
-        mode=MODE_CODES[geometry.padding_mode],
-        stride=geometry.stride, kernel_size=geometry.kernel_size,
+        kernel_size=geometry.kernel_size,
         points=scheme.points, outputs=scheme.outputs(folding.taps),
         phases=folding.phases, residues=folding.residues,
         unit=folding.unit, row_positions=folding.row_positions,
@@ -256,7 +239,6 @@ def transform_table(
         m_size=scheme.output_planes * blocking.m_plane,
         prefetched_rows=scheme.outputs(folding.taps) if is_far else 0,
         copier=0 if is_x_in_place and is_y_in_place else copier_address(problem.dtype),
-        filler=filler_address(problem.dtype),
+        **arrays,
     )  # fmt: skip
-    table: Array = np.array([tuple(values[name] for name in TRANSFORM.names or ())], TRANSFORM)
-    return (table, products, panels)
+    return (filled(TRANSFORM, values), products, panels)

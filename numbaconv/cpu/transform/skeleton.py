@@ -29,15 +29,19 @@ from ..memory import (
     store,
 )
 from ..sharing import next_unit
+from ..vector import LINE
 from .runs import FIELDS, empty_stage, hold, place_in_stage, strip_at
 
 # Elements of a cache line, or more.
-LINE = 16
+LINE_ELEMENTS = 16
+
+# A flag, and what runs hold of x and of y, lie in a line of their own in front of the planes.
+assert (1 + 2 * FIELDS) * 8 <= LINE
 
 
 @_jit.inner(result=types.int64)
 def whole_lines(elements):
-    return (elements + LINE - 1) // LINE * LINE
+    return (elements + LINE_ELEMENTS - 1) // LINE_ELEMENTS * LINE_ELEMENTS
 
 
 @_jit.inner(result=types.int64)
@@ -95,7 +99,7 @@ def plane_distances(call, tiles):
 
 # Inlined, the functions of one tile take 0.93 of the time of small ones: F(4,3) of 16 channels.
 @_jit.inner(inlined=True)
-def transform_tile(call, x, group, tile, planes, v_plane, window, strip, held, element):
+def transform_tile(call, x, group, tile, planes, v_plane, window, strip, held):
     """One tile of x into the planes."""
     c = record(call, 0, "transform")
     n, l, outputs = locate(call, tile)
@@ -189,13 +193,13 @@ def convolve_transformed(
     # whose pages then fault in every call (7 of 24 ms at 27 MB).
     sizes = (
         c.v_size, c.m_size, c.points * c.depth, c.strip_positions * c.in_channels,
-        (c.stage_positions + LINE) * c.out_channels, c.m_row,
+        (c.stage_positions + LINE_ELEMENTS) * c.out_channels, c.m_row,
     )  # fmt: skip
-    scratch = allocate(sum_of_lines(sizes) + LINE, element)
+    scratch = allocate(sum_of_lines(sizes) + LINE_ELEMENTS, element)
     flag = pointer(scratch, np.int64)  # in a cache line of its own, with what runs hold
     in_strip, in_stage = offset(flag, 1), offset(flag, 1 + FIELDS)
     hold(in_stage, 0, 0, 0)
-    inputs = pointer(scratch + 64, element)
+    inputs = pointer(scratch + LINE, element)
     outputs = offset(inputs, whole_lines(sizes[0]))
     window = offset(outputs, whole_lines(sizes[1]))
     strip = offset(window, whole_lines(sizes[2]))
@@ -216,9 +220,7 @@ def convolve_transformed(
         hold(in_strip, 0, 0, 0)
         for q in range(tiles):
             planes, tile = offset(inputs, q * c.v_row), first_tile + q
-            transform_tile(
-                call, x, group, tile, planes, v_plane, window, strip, in_strip, element
-            )  # fmt: skip
+            transform_tile(call, x, group, tile, planes, v_plane, window, strip, in_strip)
         multiply_planes(call, group, tiles, inputs, outputs, zeros, element)
         for q in range(tiles):
             planes, tile = offset(outputs, q * c.m_row), first_tile + q
