@@ -143,7 +143,7 @@ def columns_in_use(panel):
 
 
 def layout_for(name):
-    return "NCL" if name == "planar" else "NLC"
+    return "NCL" if name in ("planar", "fir") else "NLC"
 
 
 def packed_by(name, geometry, dtype, isa, has_bias):
@@ -201,6 +201,40 @@ def test_unpacking_gives_the_filter_and_zeros_in_the_padding(case):
     lanes = TARGETS[case[3]].lanes(case[2])
     assert between == 0 or any(p.sums_lanes or p.tile.lanes < lanes for p in panels)
     assert 0 <= between <= packed.filter.size // 2
+
+
+def packing_of(family, problem, target):
+    """All of its panels that `pack` reads, or None where it declines."""
+    if family.declines(problem, target) is not None:
+        return None
+    panels = family.panels(problem, target)
+    tile = panels[0].tile
+    order = {"planar": tile.variant[2:3]}.get(tile.family, ())
+    in_slices = tile.variant[2:4] if tile.family in ("depthwise", "groups", "sliding") else ()
+    return order, in_slices, [
+        (p.first, p.channels, p.column, p.width, p.slices, p.sums_lanes, p.tile.masked)
+        for p in panels
+    ]  # fmt: skip
+
+
+@given(cases(), st.integers(1, 3), st.integers(1, 3), st.integers(0, 9), st.data())
+def test_packed_weights_fit_whatever_is_convolved(case, stride, dilation, padding, data):
+    """A layer keeps them for every batch and length."""
+    name, geometry, dtype, isa, _ = case
+    geometry = dataclasses.replace(
+        geometry, stride=stride, dilation=dilation, padding=(padding, 2 * padding)
+    )
+    least, found = geometry.span, []
+    layout = data.draw(st.sampled_from(["NLC", "NCL"]))
+    for _ in range(4):
+        problem = ConvProblem(
+            geometry, data.draw(st.integers(1, 5)),
+            least + data.draw(st.one_of(st.integers(0, 40), st.integers(0, 100_000))), dtype,
+            layout=layout,
+        )  # fmt: skip
+        found.append(packing_of(BY_NAME[name], problem.thinned, TARGETS[isa]))
+    known = [packing for packing in found if packing is not None]
+    assert all(packing == known[0] for packing in known)
 
 
 @given(cases())
