@@ -65,7 +65,7 @@ def kernels_of(problem: ConvProblem, candidate: Candidate | None) -> tuple[froze
     from .cpu.transform.blocking import transform_blocking
 
     target, kernel = dispatch.cpu_target(), dispatch.chosen(problem)
-    y_strides = plain_strides(problem.out_shape, problem.dtype)
+    _, y_strides = plain_strides(problem)
     if candidate is not None:
         transform = transform_blocking(problem, target, *candidate, _threads.max_threads())
         tiles = frozenset(panel.tile for panel in transform.panels)
@@ -78,10 +78,12 @@ def kernels_of(problem: ConvProblem, candidate: Candidate | None) -> tuple[froze
     return frozenset(), False
 
 
-def plain_strides(shape: tuple[int, ...], dtype: np.dtype[Any]) -> tuple[int, ...]:
-    """Strides in bytes of a C-contiguous array."""
-    _, length, channels = shape
-    return (length * channels * dtype.itemsize, channels * dtype.itemsize, dtype.itemsize)
+def plain_strides(problem: ConvProblem) -> Iterator[tuple[int, ...]]:
+    """Strides in bytes of a C-contiguous x and y, as (batch, position, channel)."""
+    size = problem.dtype.itemsize
+    for _, length, channels in (problem.in_shape, problem.out_shape):
+        row, channel = (channels, 1) if problem.layout == "NLC" else (1, length)
+        yield (length * channels * size, row * size, channel * size)
 
 
 def prepare(layer: Conv1D, problem: ConvProblem, candidate: Candidate | None) -> None:
@@ -98,8 +100,7 @@ def prepare(layer: Conv1D, problem: ConvProblem, candidate: Candidate | None) ->
 
         copied = Weights(weights.geometry, weights.filter, weights.bias)
         plan = TransformPlan(problem, copied, target, *candidate)
-    shapes = problem.in_shape, problem.out_shape
-    plan.bind(*(plain_strides(shape, problem.dtype) for shape in shapes))
+    plan.bind(*plain_strides(problem))
 
 
 @functools.cache

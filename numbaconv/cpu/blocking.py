@@ -267,10 +267,10 @@ class Inside:
     last: int
 
 
-def inside_of(problem: ConvProblem, rows: int) -> Inside:
+def inside_of(problem: ConvProblem, rows: int, least: int) -> Inside:
     """Find the interior, and give back to the borders what would leave them a partial tile.
 
-    An interior shorter than two tiles is not worth a run of its own.
+    An interior of less than `least` positions is not worth a run of its own.
     """
     geometry = problem.geometry
     left = max(0, problem.padding[0])
@@ -278,6 +278,6 @@ def inside_of(problem: ConvProblem, rows: int) -> Inside:
     fields = problem.cropped_length + left - geometry.span
     last = min(problem.length_out, fields // geometry.stride + 1)
     first = min(-(-first // rows) * rows, problem.length_out)
-    if last - first < 2 * rows:
+    if last - first < least:
         return Inside(0, 0)
     return Inside(first, last)

@@ -57,6 +57,10 @@ class Family(ABC):
         """Positions of one run."""
         return blocking.run_length(problem, tile.rows, target, self.copies_x(problem))
 
+    def interior(self, tile: Tile) -> tuple[int, int]:
+        """Of how many positions the interior begins at a multiple, and how many it has at least."""
+        return tile.rows, 2 * tile.rows
+
     def copies_x(self, problem: ConvProblem) -> bool:
         """Whether all of x goes through windows, for another axis is contiguous."""
         return (problem.layout == "NCL") != self.needs_unit_rows
@@ -134,7 +138,9 @@ def blocking_for(problem: ConvProblem, target: Target, family: Family) -> Blocki
     g = problem.geometry
     run = family.run(problem, tile, target)
     band = family.band(problem, len(panels), run, target)
-    inside = blocking.inside_of(problem, tile.rows) if band.reads_in_place else Inside(0, 0)
+    inside = Inside(0, 0)
+    if band.reads_in_place:
+        inside = blocking.inside_of(problem, *family.interior(tile))
     by_blocks = family.sums_channels and blocking.is_block_by_block(problem, target)
     if by_blocks:
         run = -(-problem.length_out // tile.rows) * tile.rows

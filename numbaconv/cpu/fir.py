@@ -32,6 +32,9 @@ VECTORS = {32: (16, 8), 16: (8, 4)}
 # out: its code takes 0.18 s of a first call.
 SHORTER, FEWEST_TILES = (8, 4), 3
 
+# Vectors of the shortest interior: less is copied whole.
+INTERIOR_VECTORS = 8
+
 # Steps of the loop over taps per turn, where products need no register of their own.
 UNROLL = 2
 
@@ -110,7 +113,10 @@ class FirEmitter(Emitter):
                 return sums
 
             sums = v.unrolled_loop(self.taps, UNROLL if self.tile.fma else 1, sums, turn)
-        self.store(sums, ((v.at(y, m * v.lanes), mask) for m in range(vectors)))
+        if self.tile.streams and mask is None:
+            self.store_past_caches(sums, y)
+        else:
+            self.store(sums, ((v.at(y, m * v.lanes), mask) for m in range(vectors)))
 
     def emit_residues(self, most: int, x: Any, w: Any, sums: list[Any], mask: Any) -> list[Any]:
         """Taps r, r + VL, … below K of each residue r: blocks of `most`, then what is left."""
@@ -190,6 +196,10 @@ class Fir(Family):
             )
             for first in range(0, g.num_groups, PANEL_SIGNALS)
         ]  # fmt: skip
+
+    def interior(self, tile: Tile) -> tuple[int, int]:
+        """Tiles of all sizes take the same time for a position, and begin anywhere."""
+        return tile.lanes, INTERIOR_VECTORS * tile.lanes
 
     def run(self, problem: ConvProblem, tile: Tile, target: Target) -> int:
         return max(1, target.l2 // 8 // (tile.rows * problem.dtype.itemsize)) * tile.rows

@@ -230,6 +230,20 @@ class Emitter(ABC):
     def load(self, place: Any, mask: Any = None) -> Any:
         return self.v.load(place) if mask is None else self.v.masked_load(place, mask)
 
+    def store_past_caches(self, values: list[Any], y: Any) -> None:
+        """Store vectors that follow each other past the caches, if `y` is a multiple of their size.
+
+        For tiles that may begin anywhere in y.
+        """
+        v, b = self.v, self.v.ir
+        size = v.lanes * v.bits // 8
+        beyond = b.and_(b.ptrtoint(y, i64), i64(size - 1))
+        with b.if_else(b.icmp_signed("==", beyond, i64(0))) as (is_aligned, is_not):
+            for block, streams in ((is_aligned, True), (is_not, False)):
+                with block:
+                    for m, value in enumerate(values):
+                        v.store(value, v.at(y, m * v.lanes), streams)
+
     def store(self, values: Iterable[Any], places: Iterable[tuple[Any, Mask | None]]) -> None:
         """Store vectors to addresses, whole ones first; masks are of the same lanes."""
         stores = list(zip(values, places, strict=True))

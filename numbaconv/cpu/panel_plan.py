@@ -118,19 +118,26 @@ class PanelCall(BoundCall):
 def streams(blocking: Blocking, y_strides: tuple[int, ...]) -> bool:
     """Whether y is written past the caches: large, no partial sums, panels of whole vectors.
 
-    The last one may be partial if its tile is masked, and is not shifted back then. Vectors of
-    positions write channel-last arrays through scratch, which is to stay near.
+    The last one may be partial if its tile is masked, and is not shifted back then. Of vectors of
+    positions, those of tiles that look at the address themselves.
     """
     problem, target = blocking.problem, blocking.target
+    along_positions = blocking.family.needs_unit_rows
     edges = [panel.first for panel in blocking.panels]
     edges += [panel.first + panel.channels for panel in blocking.panels if not panel.tile.masked]
     return (
         len(blocking.reduction) == 1
-        and not blocking.family.needs_unit_rows
         and blocking.family.stores_lines(problem, target)
-        and not any(edge * problem.dtype.itemsize % target.vector_bytes for edge in edges)
+        and (
+            along_positions
+            or not any(edge * problem.dtype.itemsize % target.vector_bytes for edge in edges)
+        )
         and may_stream(
-            problem, y_strides, target, is_memory_bound=problem.geometry.reduction < MANY_PRODUCTS
+            problem,
+            y_strides,
+            target,
+            along_positions=along_positions,
+            is_memory_bound=problem.geometry.reduction < MANY_PRODUCTS,
         )
     )
 

@@ -271,6 +271,10 @@ class Planar(Family):
             f"{g.in_channels} → {g.out_channels} channels"
         )
 
+    def stores_lines(self, problem: ConvProblem, target: Target) -> bool:
+        """Tiles may begin within a line, and do not look where."""
+        return False
+
     def panels(self, problem: ConvProblem, target: Target) -> list[Panel]:
         g, lanes = problem.geometry, target.lanes(problem.dtype)
         vectors = VECTORS[target.isa]

@@ -41,13 +41,23 @@ def is_large_output(problem: ConvProblem, target: Target, *, is_memory_bound: bo
 
 
 def may_stream(
-    problem: ConvProblem, y_strides: tuple[int, ...], target: Target, *, is_memory_bound: bool
+    problem: ConvProblem,
+    y_strides: tuple[int, ...],
+    target: Target,
+    *,
+    is_memory_bound: bool,
+    along_positions: bool = False,
 ) -> bool:
-    """Whether y is large enough, and whole vectors are aligned in it."""
+    """Whether y is large enough, and whole vectors of channels, or positions, aligned in it."""
+    batch, row, channel = y_strides
+    if along_positions:
+        step, others = row, (batch, channel) if problem.geometry.out_channels > 1 else (batch,)
+    else:
+        step, others = channel, (batch, row)
     return (
         is_large_output(problem, target, is_memory_bound=is_memory_bound)
-        and y_strides[2] == problem.dtype.itemsize
-        and not any(stride % target.vector_bytes for stride in y_strides[:2])
+        and step == problem.dtype.itemsize
+        and not any(stride % target.vector_bytes for stride in others)
     )
 
 

@@ -28,6 +28,10 @@ CASES = {
     "grouped": Case(3, 64, 64, 50, num_groups=2, padding=1),
     "one position": Case(3, 4, 32, 3),
     "channel-first": Case(3, 5, 64, 64, permute=True),
+    "signals": Case(4, 44, 44, 320, batch=2, num_groups=44, padding=(3, 0), permute=True),
+    "signals, both borders": Case(9, 40, 40, 336, num_groups=40, padding="same", permute=True),
+    "signals, partial": Case(5, 40, 40, 301, num_groups=40, padding=9, permute=True, has_bias=True),
+    "one signal": Case(31, 1, 1, 1600, padding="same", has_bias=True),
     "prefetched": Case(3, 700, 64, 40, padding=1),
 }
 

@@ -345,7 +345,7 @@ def reads_inside(problem, l):
 
 @given(problems(), st.integers(1, 20))
 def test_the_interior_is_inside(problem, rows):
-    inside = inside_of(problem, rows)
+    inside = inside_of(problem, rows, 2 * rows)
     assert 0 <= inside.first <= inside.last <= problem.length_out
     edges = [*range(inside.first, min(inside.first + 3, inside.last))]
     edges += [*range(max(inside.first, inside.last - 3), inside.last)]
@@ -354,7 +354,7 @@ def test_the_interior_is_inside(problem, rows):
 
 @given(problems(geometries(1)), st.integers(1, 12))
 def test_the_interior_gives_away_less_than_a_tile(problem, rows):
-    inside = inside_of(problem, rows)
+    inside = inside_of(problem, rows, 2 * rows)
     true = [l for l in range(problem.length_out) if reads_inside(problem, l)]
     if inside.last:
         assert inside.last == true[-1] + 1

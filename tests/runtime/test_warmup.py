@@ -31,6 +31,7 @@ LAYERS = {
     "double, permuted": "Conv1D(5, 20, 70, 'float64', stride=2, permute=True)",
     "small groups": "Conv1D(3, 32, 32, num_groups=8)",
     "depthwise": "Conv1D(4, 40, 40, num_groups=40)",
+    "signals": "Conv1D(4, 40, 40, num_groups=40, padding='causal', permute=True)",
     "fir": "Conv1D(31, 1, 1, padding='same')",
     "narrow": "Conv1D(3, 64, 2, padding='same', padding_mode='reflect')",
     "in steps": "Conv1D(2, 24, 40, stride=2, dilation=2, padding='same')",
@@ -62,7 +63,7 @@ def some_layers(*names):
     return pytest.mark.parametrize("layer", [first, *others])
 
 
-@some_layers("wide", "double, permuted", "small groups", "fir", "narrow", "in steps")
+@some_layers("wide", "double, permuted", "small groups", "signals", "fir", "narrow", "in steps")
 def test_nothing_is_left_for_small_calls(assert_warm, layer):
     """Whatever the length and the strides of x, and with or without out."""
     assert_warm(
@@ -84,7 +85,7 @@ def test_layers_that_need_long_inputs(padding):
     numbaconv.warmup(Conv1D(3, 4, 8, **padding), progress=False)
 
 
-@some_layers("wide", "double, permuted", "depthwise")
+@some_layers("wide", "double, permuted", "depthwise", "signals")
 def test_nothing_is_left_for_large_calls(assert_warm, layer):
     """Which several threads share."""
     assert_warm(layer, "layer(zeros(60000)), layer(zeros(60000)[::-1])")
