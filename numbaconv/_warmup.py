@@ -139,9 +139,9 @@ def jobs_of_dtype(dtype: np.dtype[Any]) -> Iterator[Job]:
     for inputs, outputs, groups in shapes:
         layer = Conv1D(3, inputs, outputs, dtype, num_groups=groups, algorithm="direct")
         yield from jobs_of_layer(layer)
-    # Slices in whose tiles few taps are written out, and those of any number.
+    # Signals and slices in whose tiles few taps are written out, and those of any number.
     slices = [(c, c, c) for c in (2 * lanes, 2 * lanes - 1, lanes - 1)]
-    slices += [(4, lanes, 1), (4, lanes - 1, 1)]
+    slices += [(4, lanes, 1), (4, lanes - 1, 1), (1, 1, 1)]
     for inputs, outputs, groups in slices:
         for taps in range(2, MOST_WRITTEN_TAPS + 2):
             layer = Conv1D(taps, inputs, outputs, dtype, num_groups=groups, algorithm="direct")
