@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV   ?= .venv
 PIP    := $(VENV)/bin/python -m pip --quiet --disable-pip-version-check
 
-.PHONY: help demo test test-all lint format bench peers bench-peers gpu bench-runtime clean
+.PHONY: help demo test test-all lint format bench bench-scan peers bench-peers gpu bench-runtime clean
 
 help:  ## Show the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## / — /'
@@ -38,6 +38,9 @@ format: $(VENV)/dev  ## Let ruff rewrite what it can
 
 bench: $(VENV)/dev  ## Share of the FMA peak, layer by layer, without peers
 	$(VENV)/bin/python -m benchmarks.dense $(ARGS)
+
+bench-scan: $(VENV)/dev  ## Random layers: the slowest, and what the order of axes costs
+	$(VENV)/bin/python -m benchmarks.scan $(ARGS)
 
 peers:  ## One virtual environment for each peer, in .peers
 	$(PYTHON) -m benchmarks.peers.install $(PEERS)
