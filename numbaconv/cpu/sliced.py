@@ -205,7 +205,9 @@ class SlicedEmitter(Emitter):
             self.find_last_slice()
         self.pitch = max(pitch, 1)
         self.spacing = i64(1)  # of the positions of a tile
-        if pitch == 1:  # dilation/stride; a window of few positions may have any ratio above them
+        # dilation/stride. It is no integer only in windows of a strip for each tap, as far apart as
+        # all outputs reach (`window_shape`): rounded up, each output is then a residue of its own.
+        if pitch == 1:
             is_still = b.icmp_signed("==", self.x_row, i64(0))  # all rows are one row
             row = b.select(is_still, i64(1), self.x_row)
             whole = b.sdiv(self.x_tap, row)

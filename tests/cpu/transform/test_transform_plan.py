@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from collections import Counter
 
 import numba
 import numpy as np
@@ -14,7 +15,7 @@ from numbaconv.cpu.transform.folding import fold, fold_polyphase
 from numbaconv.cpu.transform.methods import WINOGRAD_OUTPUTS
 from numbaconv.cpu.transform.plan import TransformPlan, marked_ranges
 from numbaconv.cpu.transform.scheme import RealFFT, Winograd
-from numbaconv.cpu.transform.skeleton import locate
+from numbaconv.cpu.transform.skeleton import first_tile_of, locate
 from numbaconv.dispatch import cpu_target
 from tests import oracle
 from tests.strategies import LAYOUTS
@@ -235,6 +236,25 @@ def test_tiles_lie_where_the_tiling_says(dilation, length):
         assert n == tile // tiling.tiles
         expected = tiling.outputs_of(tile % tiling.tiles)
         assert (first, outputs) == (expected.start, len(expected))
+
+
+@numba.njit
+def begun(call, block):
+    return first_tile_of(call, block)
+
+
+@pytest.mark.parametrize("length", [47, 5000, 40_000])
+@pytest.mark.parametrize("channels", [8, 96])
+def test_blocks_begin_where_their_sizes_say(channels, length):
+    layer = make_layer(Winograd(6, 3), channels, channels, padding="same")
+    x = normal(1, length, channels)
+    plan = plan_of(layer, Winograd(6, 3), x)
+    call, blocking = plan.bind(x.strides, x.strides), plan.blocking
+    first = [begun(call.tables.usual, block) for block in range(blocking.blocks + 1)]
+    sizes = Counter()
+    for tiles, number in blocking.block_sizes:
+        sizes[tiles] += number
+    assert Counter(np.diff(first).tolist()) == sizes
 
 
 def test_spectra_are_shared_by_the_plans_of_a_layer():
