@@ -219,6 +219,27 @@ def test_channel_first_signals_with_filters_of_their_own(taps, channels, paramet
     assert choose(p, target=WIDE).kernel.name == two_units
 
 
+@pytest.mark.parametrize(
+    "shape, length, layout, expected",
+    [
+        ((1, 64, 5), 1000, "NCL", "planar"),
+        ((1, 64, 5), 1000, "NLC", "narrow"),
+        ((1, 64, 5), 8, "NCL", "narrow"),
+        ((2, 256, 2), 1000, "NCL", "planar"),
+        ((4, 256, 2), 300, "NCL", "narrow"),
+        ((7, 32, 1), 16000, "NCL", "narrow"),
+    ],
+)
+def test_dot_products_by_vectors_of_positions(shape, length, layout, expected):
+    """In the order of sums that is theirs in every layout and length."""
+    p = problem(*shape, length=length, layout=layout)
+    kernel = choose(p, target=ONE_UNIT).kernel
+    assert kernel.name == expected
+    if expected == "planar":
+        assert {panel.tile.variant[2] for panel in kernel.panels(p, ONE_UNIT)} == {"lanes"}
+    assert choose(p, target=WIDE).kernel.name == "narrow"
+
+
 def test_orders_of_sums_do_not_mix():
     """What goes by dot products in one layout or length does so in all of them."""
     for layout, length in (("NLC", 100), ("NCL", 100), ("NCL", 8)):

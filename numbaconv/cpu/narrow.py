@@ -15,7 +15,7 @@ from .family import Family
 from .microkernel import Emitter, Tile
 from .target import Target
 from .vector import LINE, i64
-from .work import dot_time, planar_declines, planar_time
+from .work import dot_time, planar_declines, planar_time, positions_pay
 
 # By instruction set and C_out: MR and taps of a block where taps slide, and MR where they do
 # not. The largest whose loops keep everything in registers (tests/codegen).
@@ -185,6 +185,18 @@ class Narrow(Family):
     emitter = NarrowEmitter
 
     def declines(self, problem: ConvProblem, target: Target) -> str | None:
+        if reason := self.unfit(problem, target):
+            return reason
+        if positions_pay(problem, target):
+            return "vectors of positions take less time than a transposition and dot products"
+        return None
+
+    def sums_lanes(self, problem: ConvProblem, target: Target) -> bool:
+        """Whether a layer sums as dot products do, by whatever kernel."""
+        return self.unfit(problem, target) is None
+
+    def unfit(self, problem: ConvProblem, target: Target) -> str | None:
+        """Why a layer does not go by dot products, in whatever order of axes and of any length."""
         g, lanes = problem.geometry, target.lanes(problem.dtype)
         if g.num_groups > 1:
             return f"num_groups={g.num_groups}: output channels see different inputs"

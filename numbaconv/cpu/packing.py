@@ -83,4 +83,4 @@ def pack_dots(packed: PackedWeights, weights: Weights, panel: Panel) -> None:
         block[vector, :, :, : part.shape[1]] = part.transpose(0, 2, 1)
         block[vector, :, :, part.shape[1] :] = 0
     if weights.bias is not None:
-        packed.bias[panel.column :][:outputs] = weights.bias[channels]
+        packed.bias[panel.column :][:outputs] = weights.bias[channels] + 0

@@ -22,6 +22,7 @@ from .dense import remainder_of, vectors_of
 from .depthwise import DEPTHWISE
 from .family import Family
 from .microkernel import Emitter, Tile
+from .narrow import NARROW
 from .packing import PackedWeights
 from .sliced import MOST_WRITTEN_TAPS, groups_of_slice, tap_pitch
 from .sliding import SLIDING
@@ -54,7 +55,7 @@ PANEL_GROUPS = 32
 # it is for any number of products, since no lane is idle (0.7 against 1.2 on 15 → 15 K51, 1.1
 # against 1.3 on 48 → 48 K3). Through windows, where x is read in steps, it is alike: 64 → 64 K1 s2
 # takes 1.22 against 1.34, 80 → 384 1.04 against 1.15, 128 → 128 1.27 against 1.20 (Zen 3).
-LONGEST, LONGEST_POINTWISE, NARROW = 96, 128, 48
+LONGEST, LONGEST_POINTWISE, FEW_OUTPUTS = 96, 128, 48
 
 # On channel-last arrays: products from which a few channels are worth transposing (4 → 4 K31
 # takes 0.56 of the time of dense tiles, 1 → 4 K101 0.45, 1 → 8 K64 0.6).
@@ -77,16 +78,27 @@ def column_time(problem: ConvProblem, target: Target) -> float:
     return g.reduction * g.num_groups * vectors / share
 
 
-def order_of(problem: ConvProblem, target: Target) -> int:
+# The order of dot products: see `PlanarEmitter`.
+BY_LANES = "lanes"
+
+
+def order_of(problem: ConvProblem, target: Target) -> int | str:
     """The order of sums of the kernel that takes channel-last arrays, see `PlanarEmitter`."""
+    if NARROW.sums_lanes(problem, target):
+        return BY_LANES
     if any(f.declines(problem, target) is None for f in (DEPTHWISE, SLIDING, SMALL_GROUPS)):
         return max(1, tap_pitch(problem.geometry))
     return int(problem.geometry.group_in_channels == 1)  # all the same, and one loop
 
 
-def in_order(filter: Array, order: int) -> Array:
+def in_order(filter: Array, order: int | str, lanes: int) -> Array:
     """The products (tap and ci) of each output channel, as `PlanarEmitter` sums them."""
-    if order:
+    if order == BY_LANES:
+        digits = (lanes - 1).bit_length()
+        turns = [int(f"{i:0{digits}b}"[::-1], 2) for i in range(lanes)]
+        channels = [c for lane in turns for c in range(lane, filter.shape[1], lanes)]
+        filter = filter[:, channels].swapaxes(0, 1)
+    elif isinstance(order, int) and order:
         residues = np.concatenate([np.arange(r, len(filter), order) for r in range(order)])
         filter = filter[residues].swapaxes(0, 1)
     return filter.reshape(-1, filter.shape[2])
@@ -99,8 +111,10 @@ class PlanarEmitter(Emitter):
 
     The tile's variant is (output channels of a slice, stride, order). The order is that in which
     the kernel of channel-last arrays sums, whose bits are kept: 0 tap by tap; otherwise channel by
-    channel, over the taps by their residue modulo it (`sliced.tap_pitch`). The last slice is
-    shifted back over the one before it if it has fewer, which writes the same values twice.
+    channel, over the taps by their residue modulo it (`sliced.tap_pitch`); or `BY_LANES`, as dot
+    products do: each lane of a vector of channels has a sum of its own, and these are added up by
+    a tree. The last slice is shifted back over the one before it if it has fewer, which writes the
+    same values twice.
     """
 
     family = "planar"
@@ -109,6 +123,11 @@ class PlanarEmitter(Emitter):
         """Tiles of up to MR positions, then a partial vector."""
         v, b = self.v, self.v.ir
         self.outputs, self.stride, self.order = self.tile.variant
+        if self.order == BY_LANES:
+            self.levels = (v.lanes - 1).bit_length()
+            most_sums = self.outputs * self.tile.rows // v.lanes
+            with b.goto_entry_block():
+                self.room = b.alloca(v.vector, (self.levels + 1) * most_sums)
         whole, most = b.sdiv(self.rows, i64(v.lanes)), self.tile.rows // v.lanes
         self.cover(whole, most, i64(v.lanes * self.stride), i64(v.lanes), self.emit_tile)
         done = b.mul(whole, i64(v.lanes))
@@ -135,16 +154,30 @@ class PlanarEmitter(Emitter):
     def emit_slice(
         self, s: Any, vectors: int, x: Any, w: Any, bias: Any, y: Any, rest: Any
     ) -> None:
-        """One slice of channels: its sums start from the bias and end in y."""
+        """One slice of channels: its sums start from the bias, or it is added; and end in y."""
         v, b = self.v, self.v.ir
-        masks = self.masks(rest)
-        ahead, is_full = None, vectors * v.lanes == self.tile.rows
-        if is_full:
+        ahead = None
+        if vectors * v.lanes == self.tile.rows:
             self.prefetch_outputs(y)
             ahead = self.ahead(s, vectors)
-        sums = [
+        biases = [
             v.broadcast(b.load(v.at(bias, c))) for c in range(self.outputs) for _ in range(vectors)
         ]
+        run = self.run_of(vectors, self.masks(rest), ahead)
+        if self.order == BY_LANES:
+            totals = self.totals_of_lanes(x, w, len(biases), run)
+            sums = [b.fadd(total, bias) for total, bias in zip(totals, biases, strict=True)]
+        else:
+            _, *sums = self.in_order(x, [w, *biases], run)
+        mask = None if rest is None else v.first_lanes(rest)
+        rows = self.row_pointers(y, self.y_channel, self.outputs)
+        self.store(sums, ((v.at(row, k * v.lanes), mask) for row in rows for k in range(vectors)))
+
+    def run_of(
+        self, vectors: int, masks: list[Any], ahead: Any
+    ) -> Callable[[Any, Any, Any, list[Any]], list[Any]]:
+        """What emits products of `vectors` vectors of positions that lie a step apart."""
+        v, b = self.v, self.v.ir
 
         def run(base: Any, count: Any, step: Any, carried: list[Any]) -> list[Any]:
             """The steps of one channel and residue, or of one tap."""
@@ -159,12 +192,56 @@ class PlanarEmitter(Emitter):
                     sums = self.multiply(values, v.at(w, u * self.outputs), sums)
                 return [v.at(w, number * self.outputs), *sums]
 
-            return v.unrolled_loop(count, UNROLL if is_full else 1, carried, steps)
+            return v.unrolled_loop(count, 1 if ahead is None else UNROLL, carried, steps)
 
-        _, *sums = self.in_order(x, [w, *sums], run)
-        mask = None if rest is None else v.first_lanes(rest)
-        rows = self.row_pointers(y, self.y_channel, self.outputs)
-        self.store(sums, ((v.at(row, k * v.lanes), mask) for row in rows for k in range(vectors)))
+        return run
+
+    def totals_of_lanes(
+        self, x: Any, w: Any, count: int,
+        run: Callable[[Any, Any, Any, list[Any]], list[Any]],
+    ) -> list[Any]:  # fmt: skip
+        """What `VectorBuilder.totals` makes of the sums of each lane, which begin at zero.
+
+        Lanes come in the order of their reversed digits, so that the tree adds neighbours: what
+        waits for its neighbour is pending, one sum a level.
+        """
+        v, b, lanes = self.v, self.v.ir, self.v.lanes
+
+        def pending(level: int) -> list[Any]:
+            return [b.gep(self.room, [i64(level * count + m)]) for m in range(count)]
+
+        def add_up(i: Any, level: int, sums: list[Any]) -> None:
+            """Add what is pending on this level, or wait there."""
+            if level == self.levels:
+                for value, place in zip(sums, pending(level), strict=True):
+                    b.store(value, place)
+                return
+            is_first = b.icmp_signed("==", b.and_(i, i64(1 << level)), i64(0))
+            with b.if_else(is_first) as (first, second):
+                with first:
+                    for value, place in zip(sums, pending(level), strict=True):
+                        b.store(value, place)
+                with second:
+                    places = zip(pending(level), sums, strict=True)
+                    added = [b.fadd(b.load(place), value) for place, value in places]
+                    add_up(i, level + 1, added)
+
+        def lane(i: Any, carried: list[Any]) -> list[Any]:
+            number = b.lshr(b.bitreverse(i), i64(64 - self.levels))
+            first = v.at(x, b.mul(number, self.x_channel))
+            last = b.add(b.sub(self.depth, number), i64(lanes - 1))
+
+            def channel(j: Any, carried: list[Any]) -> list[Any]:
+                base = v.at(first, b.mul(b.mul(j, i64(lanes)), self.x_channel))
+                return run(base, self.taps, self.x_tap, carried)
+
+            zeros = [v.zero()] * count
+            w, *sums = v.loop(i64(0), b.sdiv(last, i64(lanes)), 1, [*carried, *zeros], channel)
+            add_up(i, 0, sums)
+            return [w]
+
+        v.loop(i64(0), i64(lanes), 1, [w], lane)
+        return [b.load(place) for place in pending(self.levels)]
 
     def in_order(
         self, x: Any, carried: list[Any], run: Callable[[Any, Any, Any, list[Any]], list[Any]]
@@ -253,8 +330,8 @@ class Planar(Family):
         if DEPTHWISE.declines(problem, target) is None and channels_pay(problem, target):
             return "vectors of channels pay for the transposition of x and y"
         longest = LONGEST_POINTWISE if g.kernel_size == g.stride == 1 else LONGEST
-        narrow = NARROW if g.stride == 1 else NARROW // 2
-        if g.group_out_channels > narrow and g.reduction > longest:
+        few = FEW_OUTPUTS if g.stride == 1 else FEW_OUTPUTS // 2
+        if g.group_out_channels > few and g.reduction > longest:
             return f"{g.reduction} products an output pay for the transposition of dense tiles"
         return None
 
@@ -302,7 +379,7 @@ class Planar(Family):
     def pack(self, weights: Weights, panels: Sequence[Panel]) -> PackedWeights:
         """Order the filter as (slice, product, channel), the last slice shifted back."""
         taps, depth, _ = weights.filter.shape
-        products = in_order(weights.filter, panels[0].tile.variant[2])
+        products = in_order(weights.filter, panels[0].tile.variant[2], panels[0].tile.lanes)
         packed = PackedWeights.empty(taps * depth * panels[-1].last_column, panels, weights)
         packed.bias[:] = 0
         for panel in panels:
@@ -312,7 +389,7 @@ class Planar(Family):
                 block = packed.filter[column * taps * depth :][: taps * depth * panel.width]
                 block.reshape(taps * depth, -1)[...] = products[:, channels]
                 if weights.bias is not None:
-                    packed.bias[column : column + panel.width] = weights.bias[channels]
+                    packed.bias[column : column + panel.width] = weights.bias[channels] + 0
         return packed
 
 

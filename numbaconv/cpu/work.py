@@ -56,6 +56,12 @@ SLIDING_SHARE = 0.92
 # 4 0.5 by K3, 12 1.7 by K31. On other cores a transposition takes longer beside the products.
 LOADED_PRODUCT, STEPPED_PRODUCT, TRANSPOSED_VECTOR = 1.6, 3, 4
 
+# The same by vectors of positions: to add up the lanes of one output, and, for each signal, partial
+# tiles at its ends, whose few chains wait for each sum. Zen 4, channel-first: 256 → 2 K2 takes 0.6
+# of the time of dot products at 1000 positions, 18 → 3 K2 as much, 64 → 1 K1 0.5, 30 → 2 K11 0.75,
+# 256 → 5 K2 0.75; at 300 positions 256 → 2 would take 1.45 by K4 and 1.03 by K7.
+ADDED_LANES, PARTIAL_TILES, LATENCY = 45, 5, 4
+
 # Products of an output below which a call is over before they have paid for anything: 3 → 3 K4
 # would lose 1.3×.
 FEWEST = 16
@@ -78,6 +84,20 @@ def channels_pay(problem: ConvProblem, target: Target) -> bool:
     product = LOADED_PRODUCT if g.stride == 1 else STEPPED_PRODUCT
     saved = g.kernel_size * (product - 1 / (SLIDING_SHARE * in_use))
     return target.fma_units == 1 and saved > TRANSPOSED_VECTOR * (1 + g.stride)
+
+
+def positions_pay(problem: ConvProblem, target: Target) -> bool:
+    """Whether channel-first arrays are faster by vectors of positions than by dot products."""
+    g, lanes = problem.geometry, target.lanes(problem.dtype)
+    is_possible = problem.layout == "NCL" and problem.length_out >= lanes and target.fma_units == 1
+    if not is_possible or planar_declines(problem, target):
+        return False
+    product = LOADED_PRODUCT if g.stride == 1 else STEPPED_PRODUCT
+    each = max(1 / RATES[1].planar, product / g.out_channels)
+    ends = LATENCY * PARTIAL_TILES * g.reduction / (problem.length_out / lanes)
+    positions = (g.reduction * each + ADDED_LANES) * g.out_channels + ends
+    transposed = TRANSPOSED_VECTOR * (g.stride * g.in_channels + g.out_channels)
+    return positions < dot_time(problem, target) * lanes + transposed
 
 
 def planar_time(problem: ConvProblem, target: Target) -> float:

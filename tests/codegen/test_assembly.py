@@ -53,6 +53,8 @@ def shapes(lanes: int) -> Iterator[tuple[int, ...]]:
         for inputs in (3 * lanes, 3 * lanes - 1):
             for outputs in range(1, lanes // 2 + 1):
                 yield inputs, outputs, 1, dilation
+            for outputs in range(1, lanes // 2 + 1):  # dot products by vectors of positions
+                yield inputs, outputs, 1, dilation, 1
         for depth, outputs in SMALL_GROUPS:
             for groups in (64, 65):
                 yield groups * depth, groups * outputs, groups, dilation
@@ -74,7 +76,8 @@ def collect_tiles(target: Target, tiles: dict[Tile, None]) -> None:
         for inputs, outputs, groups, dilation, *taps in shapes(target.lanes(dtype)):
             near, far = 300, 20_000
             for layout, stride, length in (
-                ("NLC", 1, near), ("NLC", 1, far), ("NCL", 1, near), ("NCL", 2, near)
+                ("NLC", 1, near), ("NLC", 1, far),
+                ("NCL", 1, near), ("NCL", 1, far), ("NCL", 2, near),
             ):  # fmt: skip
                 geometry = Geometry(
                     *(taps or [3]), inputs, outputs,

@@ -29,6 +29,10 @@ SHAPES = (
     Case(5, 1, 1, 700, dilation=3),
     Case(5, 40, 3, 300, has_bias=True),
     Case(3, 33, 1, 300, dilation=2),
+    # Dot products, which channel-first arrays form by vectors of positions where they are long.
+    Case(1, 64, 5, 700, has_bias=True),
+    Case(2, 18, 3, 900, stride=2),
+    Case(3, 100, 2, 900, dilation=3, has_bias=True),
     # Few channels, which go by vectors of positions where there are as many.
     Case(31, 2, 1, 300, has_bias=True),
     Case(50, 3, 3, 300, num_groups=3),

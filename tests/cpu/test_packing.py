@@ -96,7 +96,17 @@ def unpack_planar(packed, panels, shape):
     taps, depth, _ = shape
     order = panels[0].tile.variant[2]
     products = [(t, ci) for t in range(taps) for ci in range(depth)]
-    if order:
+    if order == "lanes":  # of a vector of channels, so that a tree adds up neighbours
+        lanes = panels[0].tile.lanes
+        reversed_digits = {1: [0]}
+        for half in (1, 2, 4, 8, 16, 32):
+            turns = [2 * lane for lane in reversed_digits[half]]
+            reversed_digits[2 * half] = turns + [lane + 1 for lane in turns]
+        turns = reversed_digits[lanes]
+        products = [
+            (t, ci) for lane in turns for ci in range(lane, depth, lanes) for t in range(taps)
+        ]
+    elif order:
         products = [
             (t, ci) for ci in range(depth) for r in range(order) for t in range(r, taps, order)
         ]
