@@ -179,7 +179,8 @@ def test_is_native_tells_what_kernels_read_in_place(x, native):
 
 @pytest.mark.parametrize("came", [np.float16, np.int32, np.complex64, np.float64, bool])
 def test_dtypes_are_never_cast(came):
-    with pytest.raises(TypeError, match=rf"filter has dtype {np.dtype(came)} .* in float32"):
+    wanted = rf"filter has dtype {np.dtype(came)} but float32 is expected"
+    with pytest.raises(TypeError, match=wanted):
         require_dtype(np.zeros(3, came), "filter", F32)
 
 

@@ -49,7 +49,7 @@ def test_checked_names_argument_expected_and_given_shape():
 
 
 def test_checked_names_both_dtypes():
-    with pytest.raises(TypeError, match=r"bias has dtype float64 .* in float32"):
+    with pytest.raises(TypeError, match=r"bias has dtype float64 but float32 is expected"):
         checked(np.zeros(6), "bias", (6,), F32)
 
 
