@@ -2,7 +2,7 @@
 
     python -m benchmarks.scan [--layers N] [--seed N] [--dtype float64] [--threads N] [--mib N]
 
-Layers are dense, grouped or depthwise, of 1 to 512 channels and 1 to 64 taps, by `direct`, with
+Layers are dense, grouped or depthwise, of 1 to 1024 channels and 1 to 64 taps, by `direct`, with
 `out=`, warm. The share is that of the multiply-adds of bursts before and after each layer in this
 process; where memory binds a layer, it is low, and the bytes a second of x and y stand beside it.
 """
@@ -62,7 +62,8 @@ class Layer:
     @property
     def elements(self) -> int:
         """Of x and y."""
-        return self.batch * self.length * (self.in_channels + self.out_channels // self.stride)
+        outputs = self.out_channels * self.length // self.stride
+        return self.batch * (self.length * self.in_channels + outputs)
 
     @property
     def flops(self) -> int:
@@ -139,12 +140,12 @@ def measure(layer: Layer, dtype: str, threads: int, peak: Peak) -> Result:
         bursts.append(Burst(partial(built, given, out=y)))
     share, last, first = [], [], []
     for _ in range(ROUNDS):
-        before, seconds, planar, after = (
+        before, seconds, seconds_first, after = (
             peak.alone(), bursts[0].seconds(), bursts[1].seconds(), peak.alone(),
         )  # fmt: skip
         share.append(2 * layer.flops / seconds / (before + after))
         last.append(seconds)
-        first.append(planar)
+        first.append(seconds_first)
     return Result(
         layer, (kernels[0], kernels[1]), statistics.median(share) * x.itemsize / 4,
         statistics.median(last), statistics.median(first), nbytes, is_right,

@@ -44,10 +44,11 @@ CHECKSUM_BYTES = hashlib.sha256().digest_size
 KEEP_FOLDER_SECONDS = 30 * 86400
 KEEP_TEMPORARY_SECONDS = 86400
 
-# Numba's settings that do not shape machine code, by how their names in `numba.config` begin.
+# Numba's settings that do not shape machine code, by how their names in `numba.config` begin; those
+# of CUDA change when `numba.cuda` is imported, and its kernels have a key of their own.
 HARMLESS = (
     "NUMBA_NUM_THREADS", "NUMBA_DEFAULT_NUM_THREADS", "CACHE_DIR", "THREADING_LAYER",
-    "DEBUG_CACHE", "COLOR_SCHEME", "RUNNING_UNDER_PROFILER",
+    "DEBUG_CACHE", "COLOR_SCHEME", "RUNNING_UNDER_PROFILER", "CUDA_",
 )  # fmt: skip
 
 

@@ -71,7 +71,9 @@ class Plan(ABC):
             return
         result = np.empty(y.shape, y.dtype)
         if not self.bind(x.strides, result.strides)(x, result, threads):
-            raise ValueError(f"x with strides {x.strides} reaches over memory of other arrays")
+            raise ValueError(
+                f"x with strides {x.strides} reaches over memory of other arrays; pass x.copy()"
+            )
         y[...] = result
 
 

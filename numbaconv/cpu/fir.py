@@ -13,7 +13,7 @@ from typing import Any
 
 from ..problem import ConvProblem
 from ..weights import Weights
-from .blocking import Panel
+from .blocking import Panel, split_evenly
 from .family import Family
 from .microkernel import Emitter, Tile
 from .packing import PackedWeights, pack_bias
@@ -148,10 +148,10 @@ class FirEmitter(Emitter):
 
 
 class Fir(Family):
-    """C_in == C_out == G, stride 1: one channel, or channel-first and few taps.
+    """C_in == C_out == G, stride 1: one channel, or channel-first as far as that pays.
 
-    Where taps follow each other in the order of sums, as they do up to VL of them, a depthwise
-    layer has the bits of its kernel for channel-last arrays.
+    Taps of several channels are summed one after another: the bits are those of the depthwise
+    kernel for channel-last arrays.
     """
 
     name = "fir"
@@ -171,7 +171,7 @@ class Fir(Family):
             return f"positions of {g.num_groups} channels are not side by side in x"
         if g.num_groups > 1 and channels_pay(problem, target):
             return f"{g.kernel_size} taps of {g.num_groups} channels pay for a transposition"
-        if problem.step > 1 and g.kernel_size > lanes:
+        if g.num_groups == 1 and problem.step > 1 and g.kernel_size > lanes:
             # Whether x is thinned depends on the padding, and so must not the order of sums.
             return f"x is read every {problem.step} positions: taps are summed one after another"
         return None
@@ -184,21 +184,23 @@ class Fir(Family):
             self.emitter.family, problem.dtype.itemsize * 8, lanes, vectors * lanes, vectors=1,
             masked=False, fma=target.fma,
             variant=(
-                0 if g.num_groups > 1 else block if g.dilation == 1 else 1,
+                0 if g.num_groups > 1 or is_written else block if g.dilation == 1 else 1,
                 g.kernel_size if is_written else 0,
             ),
         )  # fmt: skip
-        return [
-            Panel(
-                tile, first, min(PANEL_SIGNALS, g.num_groups - first), x_offset=first, column=first,
-                last_lanes=1, slices=min(PANEL_SIGNALS, g.num_groups - first), x_slice=1,
-                slice_columns=1,
-            )
-            for first in range(0, g.num_groups, PANEL_SIGNALS)
-        ]  # fmt: skip
+        first, panels = 0, []
+        for signals in split_evenly(g.num_groups, PANEL_SIGNALS):
+            panels.append(
+                Panel(
+                    tile, first, signals, x_offset=first, column=first, last_lanes=1,
+                    slices=signals, x_slice=1, slice_columns=1,
+                )
+            )  # fmt: skip
+            first += signals
+        return panels
 
     def interior(self, tile: Tile) -> tuple[int, int]:
-        """Tiles of all sizes take the same time for a position, and begin anywhere."""
+        """Tiles begin anywhere."""
         return tile.lanes, INTERIOR_VECTORS * tile.lanes
 
     def run(self, problem: ConvProblem, tile: Tile, target: Target) -> int:

@@ -9,7 +9,7 @@ and is emitted as LLVM vector IR by the `Emitter` of its family. Contract of all
 * Strides are in elements and may be negative or zero; x and y need element alignment only.
   `w` is a packed panel (see `packing`), padded with zeros, on a cache line.
 * The sum of one output is one chain of multiply-adds that starts from the bias, or a fixed tree
-  of chains that start from zero, to which the bias is added (`narrow`). Its bits depend on
+  of chains that start from zero, to which the bias is added (dot products). Its bits depend on
   neither the tile nor the row at which an output sits.
 * `accumulate` continues a chain from what y holds. Only dense tiles do that: others get all
   products of an output at once.
@@ -50,7 +50,8 @@ class Tile:
     variant : tuple of int and str
         What else a family compiles in; its emitter says what it means.
     streams : bool
-        Whether y is written past the caches; it then lies on multiples of the vector's size.
+        Whether y is written past the caches: it lies on multiples of the vector's size, or the
+        tile looks whether it does (`fir`).
     """
 
     family: str

@@ -169,7 +169,10 @@ TRANSPOSED_STRIDE = 32
 
 
 def window_for(blocking: Blocking, inside: Inside) -> tuple[int, WindowShape]:
-    """Positions of a window, as many as a run, the borders and a part of L2 allow."""
+    """Positions of a window, as many as a run, the borders and a part of L2 allow.
+
+    A vector of them at least where vectors lie along positions.
+    """
     problem, geometry = blocking.problem, blocking.problem.geometry
     row_bytes = blocking.band.row * problem.dtype.itemsize
     limit = blocking.target.l2 * (3 if blocking.band.gap else 1) // 4
@@ -177,15 +180,16 @@ def window_for(blocking: Blocking, inside: Inside) -> tuple[int, WindowShape]:
     if inside.last:
         positions = min(positions, max(inside.first, problem.length_out - inside.last, 1))
     # Transposing the gaps of a small stride takes less time than picking single positions.
+    least = min(blocking.tile.lanes, problem.length_out) if blocking.family.needs_unit_rows else 1
     is_strip = problem.layout == "NCL" and geometry.stride <= TRANSPOSED_STRIDE
     while True:
         shape = window_shape(
             positions, geometry.kernel_size, geometry.stride, geometry.dilation,
             keeps_stride=blocking.family.needs_unit_rows or is_strip,
         )  # fmt: skip
-        if positions == 1 or shape.rows(positions) * row_bytes <= limit:
+        if positions <= least or shape.rows(positions) * row_bytes <= limit:
             return positions, shape
-        positions //= 2
+        positions = max(least, positions // 2)
 
 
 def extent(shape: tuple[int, ...], strides: tuple[int, ...], itemsize: int) -> tuple[int, int]:
@@ -245,7 +249,7 @@ def call_table(
     is_plain = x_channel == y_channel == 1 and (not unit_rows or x_row == y_row == 1)
     inside = blocking.inside if x_in_place else Inside(0, 0)
     positions, shape = window_for(blocking, inside)
-    stage_rows = max(blocking.run, positions)
+    stage_rows = max(min(blocking.run, problem.length_out), positions)
     stage_width = max(panel.channels for panel in blocking.panels)
     band, line = blocking.band, LINE // problem.dtype.itemsize
     merges = blocking.family.sums_channels and geometry.num_groups == 1

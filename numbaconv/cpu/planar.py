@@ -17,7 +17,7 @@ import numpy as np
 from ..plan import Array
 from ..problem import ConvProblem
 from ..weights import Weights
-from .blocking import Panel
+from .blocking import Panel, split_evenly
 from .dense import remainder_of, vectors_of
 from .depthwise import DEPTHWISE
 from .family import Family
@@ -362,9 +362,8 @@ class Planar(Family):
             vectors[outputs - 1] * lanes, vectors=1, masked=False, fma=target.fma,
             variant=(outputs, g.stride, order_of(problem, target)),
         )  # fmt: skip
-        most, panels = PANEL_GROUPS if slices == 1 else 1, []
-        for first in range(0, g.num_groups, most):
-            groups = min(most, g.num_groups - first)
+        first, panels = 0, []
+        for groups in split_evenly(g.num_groups, PANEL_GROUPS if slices == 1 else 1):
             panels.append(
                 Panel(
                     tile, first * g.group_out_channels, groups * g.group_out_channels,
@@ -374,12 +373,14 @@ class Planar(Family):
                     slice_columns=outputs,
                 )
             )  # fmt: skip
+            first += groups
         return panels
 
     def pack(self, weights: Weights, panels: Sequence[Panel]) -> PackedWeights:
         """Order the filter as (slice, product, channel), the last slice shifted back."""
         taps, depth, _ = weights.filter.shape
-        products = in_order(weights.filter, panels[0].tile.variant[2], panels[0].tile.lanes)
+        order = panels[0].tile.variant[2]
+        products = in_order(weights.filter, order, panels[0].tile.lanes)
         packed = PackedWeights.empty(taps * depth * panels[-1].last_column, panels, weights)
         packed.bias[:] = 0
         for panel in panels:
@@ -389,7 +390,9 @@ class Planar(Family):
                 block = packed.filter[column * taps * depth :][: taps * depth * panel.width]
                 block.reshape(taps * depth, -1)[...] = products[:, channels]
                 if weights.bias is not None:
-                    packed.bias[column : column + panel.width] = weights.bias[channels] + 0
+                    packed.bias[column : column + panel.width] = weights.bias[channels]
+        if order == BY_LANES:
+            packed.bias[:] += 0  # no -0.0, as `pack_dots` has none
         return packed
 
 

@@ -93,7 +93,7 @@ def positions_pay(problem: ConvProblem, target: Target) -> bool:
     if not is_possible or planar_declines(problem, target):
         return False
     product = LOADED_PRODUCT if g.stride == 1 else STEPPED_PRODUCT
-    each = max(1 / RATES[1].planar, product / g.out_channels)
+    each = max(1 / RATES[target.fma_units].planar, product / g.out_channels)
     ends = LATENCY * PARTIAL_TILES * g.reduction / (problem.length_out / lanes)
     positions = (g.reduction * each + ADDED_LANES) * g.out_channels + ends
     transposed = TRANSPOSED_VECTOR * (g.stride * g.in_channels + g.out_channels)

@@ -172,6 +172,17 @@ def test_order_of_axes(case, dtype):
     assert_same_bits(permuted(case, x, filter, bias), y)
 
 
+@pytest.mark.parametrize(
+    "channels, groups", [((16, 16), 1), ((8, 24), 1), ((3, 5), 1), ((64, 2), 1), ((32, 32), 4)]
+)
+def test_order_of_axes_and_signs_of_zeros(channels, groups):
+    case = Case(3, *channels, 700, num_groups=groups, padding=1, has_bias=True)
+    x, filter, bias = case.arrays()
+    x, filter, bias = 0 * x, 0 * filter - 1, 0 * bias - 0.0
+    y = make_layer(case, filter, bias)(x)
+    assert_same_bits(permuted(case, x, filter, bias), y)
+
+
 def permuted(case, x, filter, bias):
     """The same of channel-first arrays."""
     layer = make_layer(case.but(permute=True), filter.transpose(2, 1, 0), bias)

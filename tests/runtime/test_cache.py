@@ -473,6 +473,11 @@ def test_settings_that_shape_machine_code_make_another_folder(python, filled, tm
     assert os.path.basename(folder.strip()) != folder_of(filled).name
 
 
+def test_importing_numba_cuda_keeps_the_folder(python, filled):
+    folder = python("import numba.cuda; " + WHERE).strip()
+    assert folder == str(folder_of(filled))
+
+
 def test_settings_of_a_file_and_assigned_ones_make_another_folder(python, filled, tmp_path):
     tmp_path.joinpath(".numba_config.yaml").write_text("loop_vectorize: 0\n")
     assigned = "from numba import config; config.SLP_VECTORIZE = 1; "
