@@ -204,9 +204,12 @@ def test_vectors_lie_along_positions_where_channels_leave_lanes_idle(shape, grou
     "taps, channels, parameters, expected",
     [
         (7, 64, {}, "fir"),
-        (13, 64, {"dilation": 2}, "fir"),
+        (11, 64, {"dilation": 2}, "fir"),
         (31, 64, {}, "depthwise"),
         (31, 8, {}, "fir"),  # half of the lanes of a channel-last tile would be idle
+        (15, 64, {}, "fir"),  # every other tap is read by permutations
+        (15, 64, {"dilation": 2}, "depthwise"),
+        (3, 64, {"stride": 2}, "planar"),
         (7, 64, {"stride": 2}, "depthwise"),
         (7, 8, {"stride": 2}, "planar"),
     ],

@@ -14,6 +14,7 @@ import pytest
 from numbaconv.cpu.dense import cut_channels
 from numbaconv.cpu.dense_tile import unroll_of
 from numbaconv.cpu.families import FAMILIES, standalone_module
+from numbaconv.cpu.fir import MOST_PERMUTED
 from numbaconv.cpu.microkernel import Tile
 from numbaconv.cpu.sliced import MOST_WRITTEN_TAPS
 from numbaconv.cpu.target import ISAS, Target
@@ -48,6 +49,8 @@ def shapes(lanes: int) -> Iterator[tuple[int, ...]]:
         for depth, outputs in ((1, 1), (8, 8)):  # depthwise, sliding
             yield 64 * depth, 64 * outputs, 64, 1, taps
         yield lanes, lanes, 1, 1, taps
+    for taps in range(2, lanes + 1):
+        yield 64, 64, 64, 1, taps
     for dilation in (1, 2):
         yield 1, 1, 1, dilation
         for inputs in (3 * lanes, 3 * lanes - 1):
@@ -255,6 +258,18 @@ def test_the_loop_of_the_full_tile_has_one_branch(isa, tile):
         # loop over the taps if there is one.
         asks = isa == "avx512" and tile.family == "depthwise" and not has_loop_over_taps(tile)
         assert len(branches) == (4 if asks else 1)
+
+
+@pytest.mark.parametrize(
+    "tile", [t for t in shipped_tiles("avx512") if t.family == "fir" and t.variant[2]],
+    ids=lambda tile: tile.name,
+)  # fmt: skip
+def test_every_other_tap_of_a_signal_is_read_by_permutations(tile):
+    """LLVM might see that vectors which are held were loaded from memory where all lie in a row."""
+    (loop,) = full_tile_loops("avx512", tile)
+    permuted = min(tile.variant[1] // 2, MOST_PERMUTED)
+    found = [line for line in loop if re.match(r"vperm[it]2p|valign", line)]
+    assert len(found) == tile.rows // tile.lanes * permuted
 
 
 STREAMING_STORES = {

@@ -94,6 +94,19 @@ def test_channels_first_along_the_positions(length_out, stride, dtype, side):
 
 
 @sides
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("kernel_size", range(2, 19))
+def test_signals_with_filters_of_their_own(kernel_size, dtype, side):
+    """All positions are in place, and the last vectors end where x does."""
+    for length_out in (64, 129, 143, 200, 256):
+        signals = Case(
+            kernel_size, 3, 3, length_out + kernel_size - 1, num_groups=3, permute=True, dtype=dtype
+        )
+        assert_stays_inside(signals, side)
+        assert_stays_inside(signals.but(in_channels=1, out_channels=1, num_groups=1), side)
+
+
+@sides
 @pytest.mark.parametrize("length_out", range(1, 41))
 def test_every_number_of_positions(length_out, side):
     for channels in (1, 8, 20, 40, 64):
