@@ -49,18 +49,13 @@ STEPPING = 0.85
 # Of the multiply-add peak, what tiles reach whose taps slide.
 SLIDING_SHARE = 0.92
 
-# Signals of at most VL taps read every other one by permutations. Where one multiply-add
-# starts in a cycle, an unaligned load of 64 bytes takes longer, and so does a permutation of two
-# vectors; but they do not wait for each other. Zen 4, of the time of loads alone: 64 signals take
-# 0.92 by K3, 0.83 by K7 to K15, one signal 0.85 by K7, 0.7 by K15.
-
-# Channel-first signals with filters of their own, on such a core, for each vector of positions:
-# what a product takes whose x is loaded for it alone, by turns with permutations, or in steps; the
-# ends of a signal for each tap, by so many vectors at least; and to transpose a vector of x and
-# one of y. Zen 4, of the time of windows: 64 channels at 1000 positions take 0.42 by K3, 0.9 by
-# K15 and 1.4 by K31, at 300 1.02 by K11 and 1.65 by K21; 24 channels at 1000 1.05 by K31. In steps
-# of two, 64 take 0.77 by K3 and 1.5 by K5 at 1000, 1.1 by K3 at 300. On other cores a
-# transposition takes longer beside the products.
+# Channel-first signals with filters of their own, on a core that starts one multiply-add in a
+# cycle, for each vector of positions: what a product takes whose x is loaded for it alone, by turns
+# with permutations, or in steps; the ends of a signal for each tap, by so many vectors at least;
+# and to transpose a vector of x and one of y. Zen 4, of the time of windows: 64 channels at 1000
+# positions take 0.42 by K3, 0.9 by K15 and 1.4 by K31, at 300 1.02 by K11 and 1.65 by K21; 24
+# channels at 1000 1.05 by K31. In steps of two, 64 take 0.77 by K3 and 1.5 by K5 at 1000, 1.1 by K3
+# at 300. On other cores a transposition takes longer beside the products.
 SIGNAL_PRODUCT, PERMUTED_PRODUCT, STEPPED_SIGNAL_PRODUCT = 1.95, 1.7, 4.3
 SIGNAL_ENDS, FEWEST_VECTORS, TRANSPOSED_BOTH = 16, 12, 14
 
@@ -68,10 +63,10 @@ SIGNAL_ENDS, FEWEST_VECTORS, TRANSPOSED_BOTH = 16, 12, 14
 # in steps or not, and a vector that is transposed.
 LOADED_PRODUCT, STEPPED_PRODUCT, TRANSPOSED_VECTOR = 1.6, 3, 4
 
-# And to add up the lanes of one output, and, for each signal, partial
-# tiles at its ends, whose few chains wait for each sum. Zen 4, channel-first: 256 → 2 K2 takes 0.6
-# of the time of dot products at 1000 positions, 18 → 3 K2 as much, 64 → 1 K1 0.5, 30 → 2 K11 0.75,
-# 256 → 5 K2 0.75; at 300 positions 256 → 2 would take 1.45 by K4 and 1.03 by K7.
+# And to add up the lanes of one output, and, for each signal, partial tiles at its ends, whose few
+# chains wait for each sum. Zen 4, channel-first: 256 → 2 K2 takes 0.6 of the time of dot products
+# at 1000 positions, 18 → 3 K2 as much, 64 → 1 K1 0.5, 30 → 2 K11 0.75, 256 → 5 K2 0.75; at 300
+# positions 256 → 2 would take 1.45 by K4 and 1.03 by K7.
 ADDED_LANES, PARTIAL_TILES, LATENCY = 45, 5, 4
 
 # Products of an output below which a call is over before they have paid for anything: 3 → 3 K4
@@ -90,7 +85,13 @@ def planar_declines(problem: ConvProblem, target: Target) -> str | None:
 
 
 def permutes_taps(problem: ConvProblem, target: Target) -> bool:
-    """Whether signals read every other tap by permutations: taps side by side, and few."""
+    """Whether signals read every other tap by permutations: taps side by side, at most VL.
+
+    Where one multiply-add starts in a cycle, an unaligned load of 64 bytes takes longer, and so
+    does a permutation of two vectors; but they do not wait for each other. Zen 4, of the time of
+    loads alone: 64 signals take 0.92 by K3, 0.83 by K7, 0.75 by K15, one signal 0.85 by K7, 0.7 by
+    K15.
+    """
     g = problem.geometry
     is_gainful = target.isa == "avx512" and target.fma_units == 1
     return is_gainful and g.dilation == 1 < g.kernel_size <= target.lanes(problem.dtype)
