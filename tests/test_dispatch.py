@@ -239,7 +239,7 @@ def test_dot_products_by_vectors_of_positions(shape, length, layout, expected):
     kernel = choose(p, target=ONE_UNIT).kernel
     assert kernel.name == expected
     if expected == "planar":
-        assert {panel.tile.variant[2] for panel in kernel.panels(p, ONE_UNIT)} == {"lanes"}
+        assert {panel.tile.variant.order for panel in kernel.panels(p, ONE_UNIT)} == {"lanes"}
     assert choose(p, target=WIDE).kernel.name == "narrow"
 
 
@@ -388,7 +388,7 @@ def test_depthwise_past_the_caches(isa, dtype, channels):
 
 @pytest.mark.parametrize("isa", ["avx2", "avx"])
 @pytest.mark.parametrize(
-    "p, variant",
+    "p, prefetches",
     [
         (problem(16, 64, 128, length=45, num_groups=16, padding="same"), "far"),
         (problem(7, 96, 96, length=45, num_groups=24, padding=(4, 0)), "far"),
@@ -397,13 +397,13 @@ def test_depthwise_past_the_caches(isa, dtype, channels):
     ],
     ids=lambda value: f"{value.geometry.in_channels}" if isinstance(value, ConvProblem) else value,
 )
-def test_slices_that_ask_for_far_lines(p, variant, isa, monkeypatch):
+def test_slices_that_ask_for_far_lines(p, prefetches, isa, monkeypatch):
     if ISAS[isa].fma and not host().fma:
         pytest.skip("llvm.fma would call a library")
     monkeypatch.setattr(sliced, "FAR_BYTES", 0)
     target = dataclasses.replace(ISAS[isa], last_cache=8 << 20 | 1)  # blocking is remembered
     kernel = choose(p, target=target).kernel
-    assert variant in blocking_for(p, target, kernel).tile.variant
+    assert blocking_for(p, target, kernel).tile.variant.prefetches == prefetches
     assert_right(kernel, p, target)
 
 

@@ -64,7 +64,7 @@ class Depthwise(Sliced):
         rows, block = super().tile_rows(problem, target)
         if target.fma_units == 1:
             rows = min(rows, ROWS_OF_ONE_UNIT)
-        if FAR in self.far_variant(problem, target):
+        if self.prefetches(problem, target) == FAR:
             do_collide = lines_held(problem, target) < FEW_LINES
             rows = min(rows, FAR_ROWS_COLLIDING if do_collide else FAR_ROWS)
         return rows, block

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from ..problem import ConvProblem
 from ..weights import Weights
@@ -53,15 +53,35 @@ WRITE_TAPS = ("avx512", "avx2")
 PANEL_SIGNALS = 32
 
 
+# How a tile may read the taps that are written out, if x_tap == 1.
+BY_TURNS = "by_turns"
+
+
+class FirVariant(NamedTuple):
+    """What a tile compiles in.
+
+    Most taps of a block, 1 where they do not slide, or 0 for one tap after the other; taps that
+    are written out, or 0 for any; and `BY_TURNS` if every other of those is read by permutations.
+    """
+
+    tap_block: int
+    written_taps: int
+    reading: str
+
+    @property
+    def permuted_taps(self) -> int:
+        """How many are: odd ones."""
+        return min(self.written_taps // 2, MOST_PERMUTED) if self.reading == BY_TURNS else 0
+
+
 class FirEmitter(Emitter):
     """y[l, s] = Σ_r Σ_j x[l + (r + j*VL)*x_tap, s] · w[s, r + j*VL], r < VL; x_row == y_row == 1.
 
-    Each slice is a signal. The tile's variant is (most taps of a block, 1 where they do not slide,
-    or 0 for one tap after the other; taps that are written out, or 0 for any; 1 if every other of
-    those is read by permutations, with x_tap == 1).
+    Each slice is a signal.
     """
 
     family = "fir"
+    variant: FirVariant
 
     def emit(self) -> None:
         """Signal by signal."""
@@ -79,7 +99,7 @@ class FirEmitter(Emitter):
     def emit_signal(self, x: Any, w: Any, bias: Any, y: Any) -> None:
         """The largest tiles that fit, the last one shifted back; or a partial vector."""
         v, b = self.v, self.v.ir
-        slides = self.tile.variant[0] > 1
+        slides = self.variant.tap_block > 1
         most = self.tile.rows // v.lanes
         sizes = [most, *(size for size in SHORTER[slides:] if size < most), 1]
 
@@ -104,9 +124,9 @@ class FirEmitter(Emitter):
         v.switch(number, [*(functools.partial(tiles, n) for n in sizes), part])
 
     def emit_tile(self, vectors: int, x: Any, w: Any, bias: Any, y: Any, mask: Any) -> None:
-        v, (block, written, permutes) = self.v, self.tile.variant
+        v, (block, written, reading) = self.v, self.variant
         sums = [bias] * vectors
-        if written and permutes and vectors > 1:
+        if reading == BY_TURNS and vectors > 1:
             sums = self.emit_by_turns(x, w, sums)
         elif written:
             for t in range(written):
@@ -131,7 +151,7 @@ class FirEmitter(Emitter):
 
     def emit_by_turns(self, x: Any, w: Any, sums: list[Any]) -> list[Any]:
         """All taps: by turns x is loaded for one and permuted from vectors that are held."""
-        v, lanes, taps = self.v, self.v.lanes, self.tile.variant[1]
+        v, lanes, taps = self.v, self.v.lanes, self.variant.written_taps
         w = v.hidden(w)  # else LLVM holds all factors, and has no registers left
         held, behind = [], len(sums) * lanes + taps - 1
         for first in range(0, behind, lanes):
@@ -143,7 +163,7 @@ class FirEmitter(Emitter):
             for m in range(len(sums)):
                 if t == 0:
                     value = held[m]
-                elif t % 2 and t <= 2 * MOST_PERMUTED:
+                elif t % 2 and t < 2 * self.variant.permuted_taps:
                     value = v.shuffle(held[m], held[m + 1], range(t, t + lanes))
                 else:
                     value = v.load(v.at(x, m * lanes + t))
@@ -212,18 +232,18 @@ class Fir(Family):
         """The tile of all signals, whose taps are written out if they are few."""
         g, lanes = problem.geometry, target.lanes(problem.dtype)
         vectors, block = VECTORS[target.registers]
-        permutes = permutes_taps(problem, target)
-        if permutes:
-            vectors = PERMUTED_VECTORS
-        is_short = g.kernel_size <= MOST_WRITTEN_TAPS and target.isa in WRITE_TAPS
-        written = g.kernel_size if is_short or permutes else 0
+        written, reading = 0, ""
+        if g.kernel_size <= MOST_WRITTEN_TAPS and target.isa in WRITE_TAPS:
+            written = g.kernel_size
+        if permutes_taps(problem, target):
+            vectors, written, reading = PERMUTED_VECTORS, g.kernel_size, BY_TURNS
         if g.num_groups > 1 or written:
             block = 0
         elif g.dilation > 1:
             block = 1
         return Tile(
             self.emitter.family, problem.dtype.itemsize * 8, lanes, vectors * lanes, vectors=1,
-            masked=False, fma=target.fma, variant=(block, written, int(permutes)),
+            masked=False, fma=target.fma, variant=FirVariant(block, written, reading),
         )  # fmt: skip
 
     def panels(self, problem: ConvProblem, target: Target) -> list[Panel]:

@@ -48,7 +48,8 @@ class Tile:
     fma : bool
         Whether the processor fuses multiply-adds.
     variant : tuple of int and str
-        What else a family compiles in; its emitter says what it means.
+        What else a family compiles in: a named tuple of its own, or names. An empty one is left
+        out of the tile's name.
     streams : bool
         Whether y is written past the caches: it lies on multiples of the vector's size, or the
         tile looks whether it does (`fir`).
@@ -61,7 +62,7 @@ class Tile:
     vectors: int
     masked: bool
     fma: bool
-    variant: tuple[Any, ...] = ()
+    variant: Any = ()
     streams: bool = False
 
     @property
@@ -72,7 +73,7 @@ class Tile:
     @property
     def name(self) -> str:
         """As in BLIS: `dense_f32_6x64v16`, with what else distinguishes it."""
-        suffixes = [f"_{value}" for value in self.variant]
+        suffixes = [f"_{value}" for value in self.variant if value != ""]
         suffixes += ["_masked"] * self.masked + ["_nofma"] * (not self.fma)
         suffixes += ["_streams"] * self.streams
         shape = f"{self.rows}x{self.width}v{self.lanes}"
@@ -97,6 +98,7 @@ class Emitter(ABC):
 
     family: ClassVar[str]
 
+    variant: Any
     x: Any
     w: Any
     bias: Any
@@ -117,7 +119,7 @@ class Emitter(ABC):
     w_next: Any
 
     def __init__(self, builder: ir.IRBuilder, tile: Tile, arguments: Sequence[Any]) -> None:
-        self.tile = tile
+        self.tile, self.variant = tile, tile.variant
         self.v = VectorBuilder(builder, tile.bits, tile.lanes, tile.fma)
         for name, value in zip(POINTERS + INTEGERS, arguments, strict=True):
             setattr(self, name, value)

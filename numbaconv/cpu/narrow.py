@@ -7,7 +7,7 @@ keeps VL partial sums, which one tree of shuffles adds up after the last tap.
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 from ..problem import ConvProblem
 from .blocking import Panel
@@ -43,13 +43,17 @@ FEW_OUTPUTS = 2
 DOT_SHARE, DENSE_SHARE = 0.65, 0.85
 
 
-class NarrowEmitter(Emitter):
-    """y[l, co] = Σ_v Σ_t x[l*x_row + t*x_tap + v*VL :][:VL] · w[v, t, co, :VL]
+class NarrowVariant(NamedTuple):
+    """What a tile compiles in: taps of a block; with one nothing slides."""
 
-    The tile's variant is (taps of a block,); with one nothing slides.
-    """
+    tap_block: int
+
+
+class NarrowEmitter(Emitter):
+    """y[l, co] = Σ_v Σ_t x[l*x_row + t*x_tap + v*VL :][:VL] · w[v, t, co, :VL]"""
 
     family = "narrow"
+    variant: NarrowVariant
 
     def emit(self) -> None:
         self.cover_rows(self.emit_tile)
@@ -105,9 +109,8 @@ class NarrowEmitter(Emitter):
                         sums[at] = v.fma(value, columns[j * outputs + co], sums[at])
             return sums
 
-        return self.in_blocks(
-            self.taps, self.tile.variant[0] if rows == self.tile.rows else 1, sums, block
-        )
+        most = self.variant.tap_block if rows == self.tile.rows else 1
+        return self.in_blocks(self.taps, most, sums, block)
 
     def emit_results(self, sums: list[Any], y_rows: list[Any]) -> None:
         """Add up each vector, VL at a time, add the bias and store.
@@ -162,7 +165,7 @@ def dot_panel(
         block = 1
     tile = Tile(
         NarrowEmitter.family, problem.dtype.itemsize * 8, lanes, rows,
-        vectors=outputs, masked=depth % lanes > 0, fma=target.fma, variant=(block,),
+        vectors=outputs, masked=depth % lanes > 0, fma=target.fma, variant=NarrowVariant(block),
     )  # fmt: skip
     columns = -(-(-(-depth // lanes) * tile.width) // depth)
     last_lanes = depth % lanes or lanes

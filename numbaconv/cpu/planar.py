@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -78,12 +78,12 @@ def column_time(problem: ConvProblem, target: Target) -> float:
     return g.reduction * g.num_groups * vectors / share
 
 
-# The order of dot products: see `PlanarEmitter`.
+# The order of dot products: see `PlanarVariant`.
 BY_LANES = "lanes"
 
 
 def order_of(problem: ConvProblem, target: Target) -> int | str:
-    """The order of sums of the kernel that takes channel-last arrays, see `PlanarEmitter`."""
+    """The order of sums of the kernel that takes channel-last arrays, see `PlanarVariant`."""
     if NARROW.sums_lanes(problem, target):
         return BY_LANES
     if any(f.declines(problem, target) is None for f in (DEPTHWISE, SLIDING, SMALL_GROUPS)):
@@ -92,7 +92,7 @@ def order_of(problem: ConvProblem, target: Target) -> int | str:
 
 
 def in_order(filter: Array, order: int | str, lanes: int) -> Array:
-    """The products (tap and ci) of each output channel, as `PlanarEmitter` sums them."""
+    """The products (tap and ci) of each output channel, as `PlanarVariant` says."""
     if order == BY_LANES:
         digits = (lanes - 1).bit_length()
         turns = [int(f"{i:0{digits}b}"[::-1], 2) for i in range(lanes)]
@@ -104,25 +104,35 @@ def in_order(filter: Array, order: int | str, lanes: int) -> Array:
     return filter.reshape(-1, filter.shape[2])
 
 
+class PlanarVariant(NamedTuple):
+    """What a tile compiles in: output channels of a slice, the stride, and the order of sums.
+
+    It is the order of the kernel for channel-last arrays, whose bits are kept: 0 tap by tap;
+    otherwise channel by channel, over the taps by their residue modulo it (`sliced.tap_pitch`); or
+    `BY_LANES`, as dot products do: each lane of a vector of channels has a sum of its own, and
+    these are added up by a tree.
+    """
+
+    outputs: int
+    stride: int
+    order: int | str
+
+
 class PlanarEmitter(Emitter):
     """y[l + co*y_channel] = Σ_t Σ_ci x[l*stride + t*x_tap + ci*x_channel] · w[s, (t, ci), co]
 
-    A slice is a group, or a part of the one group of a panel.
-
-    The tile's variant is (output channels of a slice, stride, order). The order is that in which
-    the kernel of channel-last arrays sums, whose bits are kept: 0 tap by tap; otherwise channel by
-    channel, over the taps by their residue modulo it (`sliced.tap_pitch`); or `BY_LANES`, as dot
-    products do: each lane of a vector of channels has a sum of its own, and these are added up by
-    a tree. The last slice is shifted back over the one before it if it has fewer, which writes the
-    same values twice.
+    A slice is a group, or a part of the one group of a panel. The last slice is shifted back over
+    the one before it if it has fewer channels, which writes the same values twice.
     """
 
     family = "planar"
+    variant: PlanarVariant
+    order: Any  # a number, or `BY_LANES`
 
     def emit(self) -> None:
         """Tiles of up to MR positions, then a partial vector."""
         v, b = self.v, self.v.ir
-        self.outputs, self.stride, self.order = self.tile.variant
+        self.outputs, self.stride, self.order = self.variant
         if self.order == BY_LANES:
             self.levels = (v.lanes - 1).bit_length()
             most_sums = self.outputs * self.tile.rows // v.lanes
@@ -360,7 +370,7 @@ class Planar(Family):
         tile = Tile(
             self.emitter.family, problem.dtype.itemsize * 8, lanes,
             vectors[outputs - 1] * lanes, vectors=1, masked=False, fma=target.fma,
-            variant=(outputs, g.stride, order_of(problem, target)),
+            variant=PlanarVariant(outputs, g.stride, order_of(problem, target)),
         )  # fmt: skip
         first, panels = 0, []
         for groups in split_evenly(g.num_groups, PANEL_GROUPS if slices == 1 else 1):
@@ -379,7 +389,7 @@ class Planar(Family):
     def pack(self, weights: Weights, panels: Sequence[Panel]) -> PackedWeights:
         """Order the filter as (slice, product, channel), the last slice shifted back."""
         taps, depth, _ = weights.filter.shape
-        order = panels[0].tile.variant[2]
+        order = panels[0].tile.variant.order
         products = in_order(weights.filter, order, panels[0].tile.lanes)
         packed = PackedWeights.empty(taps * depth * panels[-1].last_column, panels, weights)
         packed.bias[:] = 0

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from typing import Any
+from typing import Any, NamedTuple
 
 from ..problem import ConvProblem
 from . import blocking
@@ -27,14 +27,22 @@ MOST_WRITTEN_OUT = 36
 MOST_ROWS_HELD = 4
 
 
+class ShortVariant(NamedTuple):
+    """What a tile compiles in: taps, and channels of x that are summed."""
+
+    taps: int
+    depth: int
+
+
 class ShortEmitter(DenseEmitter):
     """The sums of `DenseEmitter`, in the same order.
 
-    The tile's variant is (taps, channels of x that are summed). Without a mask the last slice is
-    shifted back over the one before it, which writes the same values twice.
+    Without a mask the last slice is shifted back over the one before it, which writes the same
+    values twice.
     """
 
     family = "short"
+    variant: ShortVariant
 
     def emit(self) -> None:
         """Full tiles, the last one shifted back; or one of fewer rows, by the loops of dense.
@@ -77,7 +85,7 @@ class ShortEmitter(DenseEmitter):
             self.overlapping(self.rows, most, full_tile)
             return []
 
-        taps, depth = self.tile.variant
+        taps, depth = self.variant
         number = b.select(b.icmp_signed("<", self.rows, i64(most)), self.rows, i64(most))
         shorter = [functools.partial(emit_slices, rows, i64(0)) for rows in range(1, most)]
         v.switch(number, [list, *shorter, full_tiles])
@@ -93,7 +101,7 @@ class ShortEmitter(DenseEmitter):
 
     def emit_products(self, x_rows: list[Any], sums: list[Any]) -> list[Any]:
         """Every product of a full tile; step by step, or LLVM loads so far ahead that it spills."""
-        v, (taps, depth) = self.v, self.tile.variant
+        v, (taps, depth) = self.v, self.variant
         place = i64(0)
         for step in range(taps * depth):
             tap, channel = divmod(step, depth)
@@ -141,7 +149,7 @@ def short_panel(panel: Panel, vectors: int, problem: ConvProblem, target: Target
     g, rows = problem.geometry, target.short_rows or target.tile_rows
     tile = dataclasses.replace(
         panel.tile, family=ShortEmitter.family, rows=rows[vectors - 1], vectors=vectors,
-        variant=(g.kernel_size, g.group_in_channels),
+        variant=ShortVariant(g.kernel_size, g.group_in_channels),
     )  # fmt: skip
     last_lanes = panel.last_lanes if tile.masked else tile.width
     return dataclasses.replace(panel, tile=tile, last_lanes=last_lanes)

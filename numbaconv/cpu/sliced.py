@@ -19,7 +19,7 @@ import functools
 import math
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 from ..problem import ConvProblem, Geometry
 from ..weights import Weights
@@ -143,13 +143,41 @@ def window_run(problem: ConvProblem, target: Target) -> int:
     return fitting[0] if fitting else 0
 
 
-class SlicedEmitter(Emitter):
-    """y[l, s, j] = Σ_ci Σ_t x[l*x_row + t*x_tap + s*x_slice + lane(j, ci)] · w[s, ci, t, j]
+class SlicedVariant(NamedTuple):
+    """What a tile compiles in.
 
-    The tile's variant is (most taps of a block, C_in/G or 0 for any, C_out/G or VL for one group,
-    groups of a slice, taps from one that slides to the next or 0, taps or 0 for any), and what else
-    a family compiles in. Where none slides a block is one tap.
+    Attributes
+    ----------
+    tap_block : int
+        Most taps of a block, 1 where none slides.
+    depth : int
+        C_in/G, or 0 for any.
+    outputs, groups : int
+        C_out/G, or VL for one group; and groups of a slice.
+    pitch : int
+        Taps from one that slides to the next, or 0.
+    written_taps : int
+        Taps that are written out, or 0 for any.
+    prefetches : str
+        `FAR`, `FAR_OUTPUTS` or nothing.
+    edge : str
+        `SHIFTED` or nothing.
     """
+
+    tap_block: int
+    depth: int
+    outputs: int
+    groups: int
+    pitch: int
+    written_taps: int
+    prefetches: str
+    edge: str
+
+
+class SlicedEmitter(Emitter):
+    """y[l, s, j] = Σ_ci Σ_t x[l*x_row + t*x_tap + s*x_slice + lane(j, ci)] · w[s, ci, t, j]"""
+
+    variant: SlicedVariant
 
     def emit(self) -> None:
         """All slices of a few positions before the next ones, so x streams through once.
@@ -196,18 +224,17 @@ class SlicedEmitter(Emitter):
     def start(self) -> None:
         """Read the variant, and set the rows of x from one output of a tile to the next."""
         b = self.v.ir
-        self.tap_block, self.depth_, self.outputs, self.groups = self.tile.variant[:4]
-        pitch, self.written_taps = self.tile.variant[4:6]
+        self.outputs, self.groups = self.variant.outputs, self.variant.groups
         self.together = min(LINE * 8 // (self.v.lanes * self.v.bits), MOST_TOGETHER)
         self.together = self.together if self.tile.streams else 1
         self.full_rows = self.tile.rows // self.together
-        if SHIFTED in self.tile.variant:
+        if self.variant.edge == SHIFTED:
             self.find_last_slice()
-        self.pitch = max(pitch, 1)
+        self.pitch = max(self.variant.pitch, 1)
         self.spacing = i64(1)  # of the positions of a tile
         # dilation/stride. It is no integer only in windows of a strip for each tap, as far apart as
         # all outputs reach (`window_shape`): rounded up, each output is then a residue of its own.
-        if pitch == 1:
+        if self.variant.pitch == 1:
             is_still = b.icmp_signed("==", self.x_row, i64(0))  # all rows are one row
             row = b.select(is_still, i64(1), self.x_row)
             whole = b.sdiv(self.x_tap, row)
@@ -251,7 +278,7 @@ class SlicedEmitter(Emitter):
         v, b = self.v, self.v.ir
         weights = b.mul(b.mul(self.taps, self.depth), i64(v.lanes))
         places = [b.mul(s, step) for step in (self.x_slice, i64(self.groups * self.outputs))]
-        if SHIFTED in self.tile.variant:
+        if self.variant.edge == SHIFTED:
             places = [
                 b.select(b.icmp_signed("<", place, last), place, last)
                 for place, last in zip(places, self.last_places, strict=True)
@@ -286,9 +313,9 @@ class SlicedEmitter(Emitter):
 
     def prefetch_next_tile(self, x: Any, y: Any) -> None:
         """Ask for what this slice of the next full tile needs, where that is far."""
-        if FAR in self.tile.variant or FAR_OUTPUTS in self.tile.variant:
+        if self.variant.prefetches:
             self.prefetch_outputs(y)
-        if FAR in self.tile.variant:
+        if self.variant.prefetches == FAR:
             self.prefetch_inputs(x)
 
     def prefetch_outputs(self, y: Any) -> None:
@@ -307,7 +334,7 @@ class SlicedEmitter(Emitter):
 
     def emit_channels(self, x: Any, w: Any, sums: list[Any], part: Any) -> list[Any]:
         """Input channel by input channel of the groups."""
-        if self.depth_ == 1:
+        if self.variant.depth == 1:
             return self.emit_channel(i64(0), x, w, sums, part)
 
         def channel(ci: Any, sums: list[Any]) -> list[Any]:
@@ -337,13 +364,14 @@ class SlicedEmitter(Emitter):
             place = v.at(x, b.mul(tap, self.x_tap))
             return self.slide(taps, place, v.at(w, b.mul(tap, i64(v.lanes))), sums, part)
 
-        if self.written_taps and is_full:
-            for done in range(0, self.written_taps, self.tap_block):
+        most, written = self.variant.tap_block, self.variant.written_taps
+        if written and is_full:
+            for done in range(0, written, most):
                 sums = v.pinned(sums)  # or LLVM mixes the blocks, and spills sums
-                sums = block(i64(done), sums, min(self.tap_block, self.written_taps - done))
+                sums = block(i64(done), sums, min(most, written - done))
             return sums
         count = b.sdiv(b.add(b.sub(self.taps, first), i64(self.pitch - 1)), pitch)
-        return self.in_blocks(count, self.tap_block if is_full else 1, sums, block)
+        return self.in_blocks(count, most if is_full else 1, sums, block)
 
     def slide(self, taps: int, x: Any, w: Any, sums: list[Any], part: Any) -> list[Any]:
         """A block of taps: row i serves tap j of sum i - j, in the order of the taps."""
@@ -375,15 +403,15 @@ class Sliced(Family):
         sliding_rows, block, rows = TILES[target.isa]
         return (sliding_rows, block) if tap_pitch(problem.geometry) else (rows, 1)
 
-    def far_variant(self, problem: ConvProblem, target: Target) -> tuple[str, ...]:
+    def prefetches(self, problem: ConvProblem, target: Target) -> str:
         """What tiles ask for ahead; one group's rows follow each other, and come by themselves."""
         is_far = problem.in_bytes + problem.out_bytes > FAR_BYTES
         if not is_far or target.isa == "avx512" or problem.geometry.num_groups == 1:
-            return ()
+            return ""
         if not window_run(problem, target):
-            return (FAR,)
+            return FAR
         has_room = lines_held(problem, target) >= TILES[target.isa][0]
-        return (FAR_OUTPUTS,) if has_room else ()
+        return FAR_OUTPUTS if has_room else ""
 
     def written_taps(self, geometry: Geometry, target: Target, is_shifted: bool) -> int:
         """Taps that a tile is compiled for, 0 if it takes any number."""
@@ -440,10 +468,10 @@ class Sliced(Family):
             tile = Tile(
                 self.emitter.family, problem.dtype.itemsize * 8, lanes, rows, vectors=1,
                 masked=is_partial and not is_shifted, fma=target.fma,
-                variant=(
+                variant=SlicedVariant(
                     block, self.compiled_depth(g), outputs, groups, tap_pitch(g),
                     self.written_taps(g, target, is_shifted),
-                    *self.far_variant(problem, target), *[SHIFTED] * is_shifted,
+                    self.prefetches(problem, target), SHIFTED if is_shifted else "",
                 ),
             )  # fmt: skip
             panels.append(
@@ -461,7 +489,7 @@ class Sliced(Family):
         """Order the filter as (slice, ci, tap, lane), and the bias as (slice, lane)."""
         taps, depth, _ = weights.filter.shape
         tile = panels[0].tile
-        lanes, slice_out = tile.lanes, tile.variant[2] * tile.variant[3]
+        lanes, slice_out = tile.lanes, tile.variant.outputs * tile.variant.groups
         channels = weights.filter.shape[2]
         packed = PackedWeights.empty(panels[-1].last_column * taps * depth, panels, weights)
         packed.filter[:], packed.bias[:] = 0, 0

@@ -26,16 +26,16 @@ class SmallGroupsEmitter(SlicedEmitter):
     def part_of(self, groups: Any) -> Any:
         """Lanes read, or their mask; where groups are read one by one, from first to second."""
         if self.groups == 2:
-            return self.depth_ if groups == 2 else 0
+            return self.variant.depth if groups == 2 else 0
         if isinstance(groups, int):
-            lanes = groups * self.depth_
+            lanes = groups * self.variant.depth
             return lanes if lanes.bit_count() == 1 else self.first_lanes(lanes)
-        return self.first_lanes(self.v.ir.mul(groups, i64(self.depth_)))
+        return self.first_lanes(self.v.ir.mul(groups, i64(self.variant.depth)))
 
     def emit_channels(self, x: Any, w: Any, sums: list[Any], part: Any) -> list[Any]:
         if self.groups == 2:
             return super().emit_channels(x, w, sums, part)
-        for ci in range(self.depth_):
+        for ci in range(self.variant.depth):
             self.ci = ci  # each has a permutation of its own
             sums = self.emit_channel(i64(ci), x, w, sums, part)
         return sums
@@ -48,7 +48,7 @@ class SmallGroupsEmitter(SlicedEmitter):
             return v.shuffle(first, second, of_both)
         raw = v.load(place, lanes=part) if isinstance(part, int) else self.load(place, part)
         groups = [min(lane // self.outputs, self.groups - 1) for lane in lanes]
-        return v.shuffle(raw, raw, [group * self.depth_ + self.ci for group in groups])
+        return v.shuffle(raw, raw, [group * self.variant.depth + self.ci for group in groups])
 
 
 # The most of MR and taps of a block: permutations and their indices take registers. On AVX-512, 14

@@ -127,6 +127,12 @@ def test_the_mean_is_geometric(folder):
     assert report.slower_lines(auto) == ["By 'auto', no layer is slower than the best peer."]
 
 
+def test_the_mean_at_the_ceiling_leaves_out_what_the_call_takes(folder):
+    rows = report.read(folder).rows(2, "direct")
+    wide = 4 / row(folder, "pointwise_512").share()
+    assert f"the mean would be {math.sqrt(0.5 * wide):.2f}×" in report.ceiling_line(rows)
+
+
 def test_everything_is_written(folder, capsys):
     readme = folder / "README.md"
     begin, end = marks("bench")

@@ -146,7 +146,7 @@ def products_of_a_tap(tile: Tile) -> int:
     if tile.family == "fir":
         return tile.rows // tile.lanes
     if tile.family == "planar":
-        return tile.rows // tile.lanes * tile.variant[0]
+        return tile.rows // tile.lanes * tile.variant.outputs
     return tile.rows * tile.vectors
 
 
@@ -219,9 +219,9 @@ def test_kernel_calls_nothing(isa, tile):
 def has_loop_over_taps(tile: Tile) -> bool:
     """Not if they are written out: in a slice of the sliced families, in short tiles all."""
     if tile.family == "fir":
-        return not tile.variant[1]
+        return not tile.variant.written_taps
     is_sliced = tile.family in ("depthwise", "groups", "sliding")
-    return tile.family != "short" and not (is_sliced and tile.variant[5])
+    return tile.family != "short" and not (is_sliced and tile.variant.written_taps)
 
 
 @pytest.mark.parametrize("isa, tile", [p for p in TILES if has_loop_over_taps(p.values[1])])
@@ -261,13 +261,13 @@ def test_the_loop_of_the_full_tile_has_one_branch(isa, tile):
 
 
 @pytest.mark.parametrize(
-    "tile", [t for t in shipped_tiles("avx512") if t.family == "fir" and t.variant[2]],
+    "tile", [t for t in shipped_tiles("avx512") if t.family == "fir" and t.variant.reading],
     ids=lambda tile: tile.name,
 )  # fmt: skip
 def test_every_other_tap_of_a_signal_is_read_by_permutations(tile):
     """LLVM might see that vectors which are held were loaded from memory where all lie in a row."""
     (loop,) = full_tile_loops("avx512", tile)
-    permuted = min(tile.variant[1] // 2, MOST_PERMUTED)
+    permuted = min(tile.variant.written_taps // 2, MOST_PERMUTED)
     found = [line for line in loop if re.match(r"vperm[it]2p|valign", line)]
     assert len(found) == tile.rows // tile.lanes * permuted
 

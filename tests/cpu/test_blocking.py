@@ -154,7 +154,7 @@ def test_last_lanes_count_what_a_masked_vector_holds(b):
             assert p.channels == (p.tile.vectors - 1) * lanes + p.last_lanes
             assert p.tile.masked == (p.last_lanes < lanes)
         if p.tile.family in ("depthwise", "groups", "sliding"):
-            slice_out = p.tile.variant[2] * p.tile.variant[3]
+            slice_out = p.tile.variant.outputs * p.tile.variant.groups
             assert p.channels == (p.slices - 1) * slice_out + p.last_lanes
             is_alone = p.channels < slice_out  # or shifted back without masks in registers
             is_masked = p.last_lanes < slice_out and (is_alone or b.target.isa == "avx512")
@@ -254,9 +254,9 @@ def registers_of(tile):
     sums, weights = tile.rows * tile.vectors, tile.vectors
     if tile.family == "planar":
         vectors = tile.rows // tile.lanes
-        return tile.variant[0] * vectors + vectors + 1 + (not tile.fma)
+        return tile.variant.outputs * vectors + vectors + 1 + (not tile.fma)
     if tile.family == "fir":
-        sums, weights = tile.rows // tile.lanes, tile.variant[0]
+        sums, weights = tile.rows // tile.lanes, tile.variant.tap_block
     return sums + weights + 1 + (not tile.fma)
 
 

@@ -79,7 +79,7 @@ def unpack_sliced(packed, panels, shape):
 def slices_of(panels):
     """(first channel, channels, how many of those the slice before it has too) of each."""
     for panel in panels:
-        size = panel.tile.variant[2] * panel.tile.variant[3]
+        size = panel.tile.variant.outputs * panel.tile.variant.groups
         for s in range(panel.slices):
             first, count = s * size, min(size, panel.channels - s * size)
             known = 0 if panel.tile.masked else size - count
@@ -94,7 +94,7 @@ def unpack_taps(packed, panels, shape):
 def unpack_planar(packed, panels, shape):
     """Read back (slice, product, output); the last slice repeats some outputs."""
     taps, depth, _ = shape
-    order = panels[0].tile.variant[2]
+    order = panels[0].tile.variant.order
     products = [(t, ci) for t in range(taps) for ci in range(depth)]
     if order == "lanes":  # of a vector of channels, so that a tree adds up neighbours
         lanes = panels[0].tile.lanes
@@ -218,9 +218,11 @@ def packing_of(family, problem, target):
     if family.declines(problem, target) is not None:
         return None
     panels = family.panels(problem, target)
-    tile = panels[0].tile
-    order = {"planar": tile.variant[2:3]}.get(tile.family, ())
-    in_slices = tile.variant[2:4] if tile.family in ("depthwise", "groups", "sliding") else ()
+    tile, order, in_slices = panels[0].tile, None, None
+    if tile.family == "planar":
+        order = tile.variant.order
+    elif tile.family in ("depthwise", "groups", "sliding"):
+        in_slices = tile.variant.outputs, tile.variant.groups
     return order, in_slices, [
         (p.first, p.channels, p.column, p.width, p.slices, p.sums_lanes, p.tile.masked)
         for p in panels

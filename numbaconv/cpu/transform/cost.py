@@ -107,77 +107,133 @@ def slots(rows: int, vectors: int, units: int) -> float:
 
 def transform_counts(blocking: TransformBlocking) -> Counts:
     """What the skeleton does in one call."""
-    problem, scheme, folding = blocking.problem, blocking.scheme, blocking.folding
-    target, itemsize = blocking.target, blocking.problem.dtype.itemsize
-    lanes = target.lanes(problem.dtype)
-    groups, tiles = folding.groups, blocking.total_tiles * folding.groups
-    blocks, sizes = blocking.blocks, blocking.block_sizes
+    tiles = blocking.total_tiles * blocking.folding.groups
+    products = product_counts(blocking)
+    return {
+        "tiles": tiles, "calls": 1,
+        **products,
+        **spectrum_counts(blocking, products["gemm_slots"]),
+        **plane_counts(blocking, tiles),
+        **row_counts(blocking, tiles),
+        **moving_counts(blocking, tiles),
+        **window_counts(blocking),
+        **transposition_counts(blocking),
+    }  # fmt: skip
+
+
+def product_counts(blocking: TransformBlocking) -> Counts:
+    """Of the GEMM of each transform point."""
+    scheme, folding, target = blocking.scheme, blocking.folding, blocking.target
     counts: Counts = defaultdict(float)
     for kind in scheme.products():
         depths = sum(scheme.depth_of(plane, folding) for plane in kind.x_planes)
-        for (tiles_of_block, number), panel in itertools.product(sizes, blocking.panels):
-            calls = groups * number * len(kind.x_planes)
-            steps = groups * number * kind.terms * depths
-            covered = tile_rows(tiles_of_block * kind.stacked, panel.tile.rows)
+        for (tiles, number), panel in itertools.product(blocking.block_sizes, blocking.panels):
+            calls = folding.groups * number * len(kind.x_planes)
+            steps = folding.groups * number * kind.terms * depths
+            covered = tile_rows(tiles * kind.stacked, panel.tile.rows)
             counts["gemm_slots"] += steps * sum(
                 slots(r, panel.tile.vectors, target.fma_units) for r in covered
             )
             counts["gemm_tiles"] += calls * len(covered)
             counts["gemm_lines"] += steps * panel.tile.vectors * len(covered)
             counts["gemm_calls"] += calls
-    counts["y_planes"] = tiles * scheme.output_planes * blocking.m_row / lanes
-    spectrum = blocking.group_weights * itemsize
+    return counts
+
+
+def spectrum_counts(blocking: TransformBlocking, gemm_slots: float) -> Counts:
+    """Of reading the transformed filter."""
+    target, itemsize = blocking.target, blocking.problem.dtype.itemsize
+    size = blocking.folding.groups * blocking.group_weights * itemsize
     # In a program other layers have been in the caches since the last call.
-    is_kept = groups * spectrum <= KEPT * target.l2
-    bytes_read = groups * spectrum * (1 if is_kept else blocks)
-    for size, share in shares(groups * spectrum / target.l2):
-        counts[f"spectrum_bytes {size}"] = share * bytes_read
+    is_kept = size <= KEPT * target.l2
+    bytes_read = size * (1 if is_kept else blocking.blocks)
+    counts = {
+        f"spectrum_bytes {power}": share * bytes_read for power, share in shares(size / target.l2)
+    }
     if not is_kept:
-        counts["stall"] = stall(bytes_read / SPECTRUM_RATE, HIDING * counts["gemm_slots"], target)
+        counts["stall"] = stall(bytes_read / SPECTRUM_RATE, HIDING * gemm_slots, target)
+    return counts
+
+
+def plane_counts(blocking: TransformBlocking, tiles: int) -> Counts:
+    """Of planes: vectors of those of y, and bytes of all where they do not stay in L2."""
+    scheme, target, itemsize = blocking.scheme, blocking.target, blocking.problem.dtype.itemsize
+    lanes = target.lanes(blocking.problem.dtype)
+    counts = {"y_planes": tiles * scheme.output_planes * blocking.m_row / lanes}
     planes = scheme.input_planes * blocking.v_row + scheme.output_planes * blocking.m_row
     plane_bytes = tiles * planes * itemsize
-    if blocking.plane_bytes + spectrum > target.l2:
+    if blocking.plane_bytes + blocking.group_weights * itemsize > target.l2:
         counts["plane_bytes"] = plane_bytes
     if blocking.plane_bytes > FAR_SIZE * target.l2:
         counts["far_plane_bytes"] = plane_bytes
-    rows = tiles * folding.phases * math.ceil(folding.depth / folding.phases / lanes)
-    counts[f"forward {scheme.name}"] = rows
-    counts[f"inverse {scheme.name}"] = tiles * math.ceil(folding.columns / lanes)
+    return counts
+
+
+def row_counts(blocking: TransformBlocking, tiles: int) -> Counts:
+    """Of the transforms themselves: vectors of rows of a tile."""
+    scheme, folding, target = blocking.scheme, blocking.folding, blocking.target
+    lanes = target.lanes(blocking.problem.dtype)
+    counts: Counts = {
+        f"forward {scheme.name}": x_rows(blocking, tiles),
+        f"inverse {scheme.name}": tiles * math.ceil(folding.columns / lanes),
+    }
     if not target.has_masks:  # the only vector of a row is partial, and not shifted back
         if folding.depth // folding.phases < lanes:
             counts["partial_x_rows"] = tiles * folding.phases * scheme.points
         if folding.columns < lanes:
             counts["partial_y_rows"] = tiles * scheme.outputs(folding.taps)
+    return counts
+
+
+def x_rows(blocking: TransformBlocking, tiles: int) -> int:
+    """Vectors of the rows of x that tiles read at each point."""
+    folding, lanes = blocking.folding, blocking.target.lanes(blocking.problem.dtype)
+    return tiles * folding.phases * math.ceil(folding.depth / folding.phases / lanes)
+
+
+def moving_counts(blocking: TransformBlocking, tiles: int) -> Counts:
+    """Of x and y where they do not stay in L2."""
+    problem, scheme, folding = blocking.problem, blocking.scheme, blocking.folding
+    g, itemsize, target = problem.geometry, problem.dtype.itemsize, blocking.target
+    outputs = tiles * scheme.outputs(folding.taps)
     moved = moved_bytes(problem, target)
-    counts["bytes" if groups == 1 else "group_bytes"] = moved
+    counts: Counts = {"bytes" if folding.groups == 1 else "group_bytes": moved}
     if moved > VERY_FAR_SIZE * target.l2:
         counts["far_bytes"] = moved
     if moved > FAR_SIZE * target.l2 and scheme.points > MOST_STREAMS:
-        outputs = tiles * scheme.outputs(folding.taps) * math.ceil(folding.columns / lanes)
-        counts["scattered_lines"] = rows * scheme.points + outputs
+        lines = outputs * math.ceil(folding.columns / target.lanes(problem.dtype))
+        counts["scattered_lines"] = x_rows(blocking, tiles) * scheme.points + lines
     # Rows on pages of their own miss the table of addresses.
-    g = problem.geometry
-    is_large = moved > 0
-    if is_large and folding.unit * folding.phases * g.in_channels * itemsize > FAR:
+    if moved and folding.unit * folding.phases * g.in_channels * itemsize > FAR:
         counts["far_x_rows"] = tiles * scheme.points * folding.phases
-    if is_large and folding.residues * g.out_channels * itemsize > FAR:
-        counts["far_y_rows"] = tiles * scheme.outputs(folding.taps)
-    windows = window_tiles(blocking) * groups
+    if moved and folding.residues * g.out_channels * itemsize > FAR:
+        counts["far_y_rows"] = outputs
+    return counts
+
+
+def window_counts(blocking: TransformBlocking) -> Counts:
+    """Of tiles that go through a window."""
+    problem, scheme, folding = blocking.problem, blocking.scheme, blocking.folding
+    windows = window_tiles(blocking) * folding.groups
+    outputs = min(blocking.tiling.positions, -(-problem.length_out // folding.residues))
+    reach = folding.phases * (outputs - 1) + problem.geometry.kernel_size
     # Rows that do not follow each other in x are copied one by one.
     follow_each_other = folding.unit == folding.row_positions
     copied = "window_rows" if follow_each_other else "window_strips"
-    outputs = min(blocking.tiling.positions, -(-problem.length_out // folding.residues))
-    reach = folding.phases * (outputs - 1) + problem.geometry.kernel_size
-    counts[copied] = windows * min(scheme.points * folding.phases, reach)
-    counts["window_elements"] = windows * scheme.points * folding.depth
-    counts["tiles"] = tiles
-    counts["calls"] = 1
-    if problem.layout == "NCL":
-        counts["x_transposed"] = math.prod(problem.in_shape)
-        # With dilation, neighbours of a tile are no neighbours in y.
-        name = "y_transposed" if folding.residues == 1 else "y_scattered"
-        counts[name] = math.prod(problem.out_shape)
-    return counts
+    return {
+        copied: windows * min(scheme.points * folding.phases, reach),
+        "window_elements": windows * scheme.points * folding.depth,
+    }
+
+
+def transposition_counts(blocking: TransformBlocking) -> Counts:
+    """Of channel-first arrays."""
+    problem = blocking.problem
+    if problem.layout == "NLC":
+        return {}
+    # With dilation, neighbours of a tile are no neighbours in y.
+    y_name = "y_transposed" if blocking.folding.residues == 1 else "y_scattered"
+    return {"x_transposed": math.prod(problem.in_shape), y_name: math.prod(problem.out_shape)}
 
 
 def shares(size: float) -> Iterator[tuple[int, float]]:
@@ -217,34 +273,20 @@ def direct_blocking(problem: ConvProblem, target: Target) -> Blocking:
 def direct_counts(problem: ConvProblem, target: Target) -> tuple[str, Counts]:
     """The kernel that sums directly, and what it does in one call."""
     blocking = direct_blocking(problem, target)
-    family = blocking.family
     geometry, positions = problem.geometry, problem.batch * problem.length_out
-    itemsize = problem.dtype.itemsize
-    counts: Counts = defaultdict(float)
     is_transposed = blocking.family.needs_unit_rows != (problem.layout == "NCL")
-    for panel in blocking.panels:
-        tile = panel.tile
-        if tile.family == "fir":
-            counts.update(fir_counts(problem, tile))
-            continue
-        depth = geometry.group_in_channels
-        if panel.sums_lanes:
-            depth = math.ceil(depth / tile.lanes)
-        steps = positions / tile.rows * geometry.kernel_size * depth * panel.slices
-        rows, vectors = tile.rows, tile.vectors
-        if tile.family == "planar":  # rows of channels, vectors of positions
-            rows, vectors = tile.variant[0], tile.rows // tile.lanes
-        size = tile.lanes / target.lanes(problem.dtype)  # of a vector
-        taken = steps * slots(rows, vectors, target.fma_units) * size
-        counts[f"slots{min(tile.vectors, 4)}"] += taken
-        slices = panel.slices if family.sums_channels else 1  # of dense tiles, each a tile
-        counts["panel_tiles"] += positions / tile.rows * slices * len(blocking.reduction)
-    filter_bytes = geometry.reduction * blocking.panels[-1].last_column * itemsize
+    if blocking.tile.family == "fir":
+        counts = fir_counts(problem, blocking.tile)
+    else:
+        counts = tile_counts(blocking)
+    filter_bytes = geometry.reduction * blocking.panels[-1].last_column * problem.dtype.itemsize
     is_in_bands = blocking.band.panels < len(blocking.panels)
     runs = 1 if is_in_bands or filter_bytes <= target.l2 else -(-positions // blocking.run)
     counts["filter_bytes"] = filter_bytes * runs
     counts["stall"] = stall(
-        counts["filter_bytes"] / FILTER_RATE, sum(counts[f"slots{v}"] for v in range(1, 5)), target
+        counts["filter_bytes"] / FILTER_RATE,
+        sum(counts.get(f"slots{v}", 0.0) for v in range(1, 5)),
+        target,
     )
     counts["positions"] = positions * geometry.num_groups
     x_size, y_size = math.prod(problem.in_shape), math.prod(problem.out_shape)
@@ -255,15 +297,36 @@ def direct_counts(problem: ConvProblem, target: Target) -> tuple[str, Counts]:
     if counts["bytes"] > VERY_FAR_SIZE * target.l2:
         counts["far_bytes"] = counts["bytes"]
     counts["calls"] = 1
-    return family.name, counts
+    return blocking.family.name, counts
+
+
+def tile_counts(blocking: Blocking) -> Counts:
+    """Of all panels the slots of multiply-adds, by vectors of a tile, and the tiles."""
+    problem, target = blocking.problem, blocking.target
+    geometry, positions = problem.geometry, problem.batch * problem.length_out
+    counts: Counts = defaultdict(float)
+    for panel in blocking.panels:
+        tile, depth = panel.tile, geometry.group_in_channels
+        if panel.sums_lanes:
+            depth = math.ceil(depth / tile.lanes)
+        steps = positions / tile.rows * geometry.kernel_size * depth * panel.slices
+        rows, vectors = tile.rows, tile.vectors
+        if tile.family == "planar":  # rows of channels, vectors of positions
+            rows, vectors = tile.variant.outputs, tile.rows // tile.lanes
+        size = tile.lanes / target.lanes(problem.dtype)  # of a vector
+        taken = steps * slots(rows, vectors, target.fma_units) * size
+        counts[f"slots{min(tile.vectors, 4)}"] += taken
+        slices = panel.slices if blocking.family.sums_channels else 1  # of dense tiles, each a tile
+        counts["panel_tiles"] += positions / tile.rows * slices * len(blocking.reduction)
+    return counts
 
 
 def fir_counts(problem: ConvProblem, tile: Tile) -> Counts:
     """Of tiles of many vectors the products and loads, and the products of single vectors."""
     taps, lanes = problem.geometry.kernel_size, tile.lanes
     signals = problem.batch * problem.geometry.num_groups
-    residues, block = min(taps, lanes), max(1, tile.variant[0])
-    blocks = residues * math.ceil(taps / residues / block)
+    residues, block = min(taps, lanes), max(1, tile.variant.tap_block)
+    blocks = residues * math.ceil(taps / residues / block) - tile.variant.permuted_taps
     tiles = signals * (problem.length_out // tile.rows)
     singles = signals * math.ceil(problem.length_out % tile.rows / lanes)
     border = min(problem.length_out, sum(max(0, side) for side in problem.padding))
