@@ -59,5 +59,5 @@ gpu: $(if $(GPU_PYTHON),,$(VENV)/dev)  ## With an NVIDIA GPU: conformance on the
 bench-runtime: $(VENV)/dev  ## Import, first call, steady call, parallel launch
 	$(VENV)/bin/python -m benchmarks.runtime $(ARGS)
 
-clean:  ## Remove what the targets made
-	rm -rf $(VENV) demo-output .pytest_cache .ruff_cache .mypy_cache
+clean:  ## Remove what the targets made, but the peers
+	rm -rf $(VENV) demo-output .pytest_cache .ruff_cache .mypy_cache .hypothesis

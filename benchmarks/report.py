@@ -243,10 +243,10 @@ def rival_cells(row: Row) -> list[str]:
 
 
 def short_table(direct: Sequence[Row], auto: Sequence[Row]) -> list[str]:
-    """Both algorithms side by side; who is best is said of `auto`."""
+    """Both algorithms side by side; who is best, and its time over ours, is said of `auto`."""
     head = [
         "layer", "direct", "GF/s", "of the ceiling", "to the best peer",
-        "auto", "GF/s", "best peer", "is slower", "on N-L-C", "",
+        "auto", "GF/s", "best peer", "its time", "best on N-L-C", "its time",
     ]  # fmt: skip
     cells = []
     for row, other in zip(direct, auto, strict=True):
@@ -318,7 +318,7 @@ def slower_lines(rows: Sequence[Row]) -> list[str]:
     algorithm = rows[0].algorithm
     if not slower:
         return [f"By {algorithm!r}, no layer is slower than the best peer."]
-    named = ", ".join(f"{name} ({peer} {ratio:.2f}×)" for ratio, name, peer in slower)
+    named = ", ".join(f"{name} ({peer} {ratio:.3g}×)" for ratio, name, peer in slower)
     return [f"By {algorithm!r}, slower than the best peer: {named}."]
 
 

@@ -65,7 +65,7 @@ def kernels_of(problem: ConvProblem, candidate: Candidate | None) -> tuple[froze
     from .cpu.transform.blocking import transform_blocking
 
     target, kernel = dispatch.cpu_target(), dispatch.chosen(problem)
-    _, y_strides = plain_strides(problem)
+    _, y_strides = problem.plain_strides
     if candidate is not None:
         transform = transform_blocking(problem, target, *candidate, _threads.max_threads())
         tiles = frozenset(panel.tile for panel in transform.panels)
@@ -76,14 +76,6 @@ def kernels_of(problem: ConvProblem, candidate: Candidate | None) -> tuple[froze
             tiles = frozenset(panel.tile for panel in blocking.panels)
             return tiles, panel_plan.streams(blocking, y_strides)
     return frozenset(), False
-
-
-def plain_strides(problem: ConvProblem) -> Iterator[tuple[int, ...]]:
-    """Strides in bytes of a C-contiguous x and y, as (batch, position, channel)."""
-    size = problem.dtype.itemsize
-    for _, length, channels in (problem.in_shape, problem.out_shape):
-        row, channel = (channels, 1) if problem.layout == "NLC" else (1, length)
-        yield (length * channels * size, row * size, channel * size)
 
 
 def prepare(layer: Conv1D, problem: ConvProblem, candidate: Candidate | None) -> None:
@@ -100,7 +92,7 @@ def prepare(layer: Conv1D, problem: ConvProblem, candidate: Candidate | None) ->
 
         copied = Weights(weights.geometry, weights.filter, weights.bias)
         plan = TransformPlan(problem, copied, target, *candidate)
-    plan.bind(*plain_strides(problem))
+    plan.bind(*problem.plain_strides)
 
 
 @functools.cache
@@ -143,7 +135,8 @@ def jobs_of_dtype(dtype: np.dtype[Any]) -> Iterator[Job]:
     slices = [(c, c, c) for c in (2 * lanes, 2 * lanes - 1, lanes - 1)]
     slices += [(4, lanes, 1), (4, lanes - 1, 1), (1, 1, 1)]
     for inputs, outputs, groups in slices:
-        for taps in range(2, MOST_WRITTEN_TAPS + 2):
+        most = max(MOST_WRITTEN_TAPS, lanes if outputs == 1 else 0)
+        for taps in range(2, most + 2):
             layer = Conv1D(taps, inputs, outputs, dtype, num_groups=groups, algorithm="direct")
             yield from jobs_of_layer(layer)
     # Where channels leave lanes idle: vectors of positions, and of half the size.
@@ -165,6 +158,16 @@ def with_progress(jobs: list[Job], progress: bool | None) -> Iterable[Job]:
     return tqdm(jobs, desc="numbaconv: compiling", unit="kernel", leave=False)
 
 
+def dtype_to_warm(item: Any) -> np.dtype[Any]:
+    try:
+        return as_dtype(item)
+    except TypeError:
+        raise TypeError(
+            f"warmup takes layers and the dtypes float32 and float64, each as an argument of its "
+            f"own, got {item!r}"
+        ) from None
+
+
 def warmup(*what: Any, progress: bool | None = None) -> None:
     """Compile, or load from the cache, the kernels that later calls will need.
 
@@ -173,13 +176,10 @@ def warmup(*what: Any, progress: bool | None = None) -> None:
     Parameters
     ----------
     *what : Conv1D or dtype
-        Layers whose kernels are needed, or dtypes (float32, float64) for the common kernels of that
-        precision: all but those of unusual small groups, of depthwise and narrow layers whose
-        stride differs from their dilation, of strided layers with K*C_out up to 512*stride, of
-        channel-first arrays, of few channels with many taps, of one dilated channel, of outputs of
-        2 MiB and more, of few positions with a large filter, of up to 36 products an output
-        (K*C_in/G), which are compiled in, and the tiles of transforms, of which a layer needs few.
-        Nothing stands for both.
+        Layers whose kernels are needed; or dtypes (float32, float64) for the common kernels of that
+        precision, which are those of most dense and depthwise layers and of small groups. Nothing
+        stands for both dtypes. Only a layer itself brings what is made for few: channel-first
+        arrays, transforms, few products an output, unusual strides and groups, large outputs.
     progress : bool, optional
         Whether to show a progress bar; by default on a terminal. It needs tqdm.
 
@@ -193,10 +193,11 @@ def warmup(*what: Any, progress: bool | None = None) -> None:
     >>> import numbaconv
     >>> numbaconv.warmup(numbaconv.Conv1D(3, 8, 16))
     """
+    items = [item if isinstance(item, Conv1D) else dtype_to_warm(item) for item in what or DTYPES]
     if _jit.is_disabled():
         return
     jobs: list[Job] = []
-    for item in what or DTYPES:
-        jobs += jobs_of_layer(item) if isinstance(item, Conv1D) else jobs_of_dtype(as_dtype(item))
+    for item in items:
+        jobs += jobs_of_layer(item) if isinstance(item, Conv1D) else jobs_of_dtype(item)
     for _, job in with_progress(jobs, progress):
         job()

@@ -108,7 +108,8 @@ def chosen(problem: ConvProblem) -> Kernel:
 
 
 def make_plan(problem: ConvProblem, weights: Weights) -> Plan:
-    """Choose a kernel for `problem` and bind it to `weights`."""
+    """Choose a kernel for `problem`, of those positions that it reads, and bind it to `weights`."""
+    problem = problem.thinned
     return chosen(problem).plan(problem, weights, cpu_target())
 
 
@@ -141,12 +142,20 @@ class Explanation:
 
 
 def explain_problem(
-    problem: ConvProblem, weights: Weights, threads: int | None = None
+    problem: ConvProblem,
+    weights: Weights,
+    threads: int | None = None,
+    x_strides: tuple[int, ...] | None = None,
 ) -> Explanation:
-    """Say which kernel runs `problem` on so many threads, and why each one before it does not."""
+    """Say which kernel runs `problem` on so many threads, and why each one before it does not.
+
+    By default for a C-contiguous x; its strides in bytes are those of (batch, position, channel).
+    """
+    batch, row, channel = problem.plain_strides[0] if x_strides is None else x_strides
+    problem = problem.thinned
     choice = choose(problem)
     plan = choice.kernel.plan(problem, weights, cpu_target())
-    details = plan.details(threads)
+    details = plan.details(threads, (batch, row * problem.step, channel))
     if problem.step > 1:
         g = problem.geometry
         as_read = f"one in {problem.step} positions, with stride {g.stride}, dilation {g.dilation}"

@@ -212,7 +212,7 @@ def conv1d(
     )  # fmt: skip
     target = None if out is None else checked_out(out, problem, permute)
     threads = None if threads is None else as_threads(threads)
-    y = execute(make_plan(problem.thinned, weights), x, target, permute, threads)
+    y = execute(make_plan(problem, weights), x, target, permute, threads)
     return y if out is None else out
 
 

@@ -74,7 +74,8 @@ def as_numpy(value: Any, name: str) -> np.ndarray[Any, Any]:
                 f"{name} of type {type(value).__name__} offers DLPack but not to NumPy: {error}"
             ) from error
     else:
-        raise TypeError(f"{name} must be a NumPy array, got {type(value).__name__}")
+        advice = f"; pass np.asarray({name}, dtype)" if isinstance(value, (list, tuple)) else ""
+        raise TypeError(f"{name} must be a NumPy array, got {type(value).__name__}{advice}")
     if array.dtype.hasobject:
         raise TypeError(f"{name} must hold floating-point numbers, got dtype {array.dtype}")
     return array
@@ -91,11 +92,17 @@ def is_native(array: np.ndarray[Any, Any]) -> bool:
 
 def require_dtype(array: np.ndarray[Any, Any], name: str, dtype: np.dtype[Any]) -> None:
     """Refuse to cast silently; byte order alone is not another dtype."""
-    if array.dtype.newbyteorder("=") != dtype:
-        raise TypeError(
-            f"{name} has dtype {array.dtype} but {dtype} is expected; "
-            f"nothing is cast silently, use {name}.astype({str(dtype)!r})"
-        )
+    if array.dtype.newbyteorder("=") == dtype:
+        return
+    advice = f"use {name}.astype({str(dtype)!r})"
+    if name == "out":
+        advice = f"pass one of dtype {str(dtype)!r}"
+    elif array.dtype.kind not in "biuf" and array.dtype.name != "bfloat16":
+        advice = "pass real numbers"
+    raise TypeError(
+        f"{name} has dtype {array.dtype} but {dtype} is expected; "
+        f"nothing is cast silently, {advice}"
+    )
 
 
 def address_of(array: np.ndarray[Any, Any]) -> int:

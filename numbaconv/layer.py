@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import re
 from collections import OrderedDict
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
-from ._threads import as_threads
+from ._threads import as_threads, max_threads
 from .dispatch import Explanation, explain_problem, make_plan
 from .functional import (
     channel_last,
@@ -31,6 +32,7 @@ from .problem import (
     PaddingMode,
     Precision,
     as_dtype,
+    as_flag,
     as_word,
 )
 from .weights import Weights, checked, frozen_copy, initial_weights
@@ -75,7 +77,7 @@ def as_device(device: Any) -> str | None:
     """Return a device that this machine can serve, or say what is missing."""
     if device is None or device == "cpu":
         return device
-    if isinstance(device, str) and device.split(":")[0] == "cuda":
+    if isinstance(device, str) and re.fullmatch(r"cuda(:\d+)?", device):
         from .cuda import execute
 
         execute.require(f"device={device!r} asks for CUDA")
@@ -161,6 +163,12 @@ class Conv1D:
     [1.0, 1.0, 2.0, 2.0]
     """
 
+    # A misspelt attribute is an error, where it would else be kept beside the real one.
+    __slots__ = (
+        "__weakref__", "_algorithm", "_device", "_dtype", "_geometry", "_name", "_padding",
+        "_permute", "_precision", "_threads", "_weights",
+    )  # fmt: skip
+
     def __init__(
         self,
         kernel_size: int,
@@ -188,15 +196,14 @@ class Conv1D:
         )  # fmt: skip
         self._device = as_device(device)
         self._dtype = as_dtype(dtype, on_cuda=device not in (None, "cpu"))
-        self._padding = padding
-        self._permute = bool(permute)
-        if name is not None and not isinstance(name, str):
-            raise TypeError(f"name must be a string or None, got {name!r}")
+        self._padding = tuple(padding) if isinstance(padding, list) else padding
+        self._permute = as_flag(permute, "permute")
         self.name = name
         self._algorithm = as_word(algorithm, "algorithm", ALGORITHMS)
         self._threads = None if threads is None else as_threads(threads)
         self._precision = as_word(precision, "precision", PRECISIONS)
-        self._set_weights(*initial_weights(self._geometry, self._dtype, bool(has_bias), rng))
+        has_bias = as_flag(has_bias, "has_bias")
+        self._set_weights(*initial_weights(self._geometry, self._dtype, has_bias, rng))
 
     # --- parameters, fixed at construction
     kernel_size = property(lambda self: self._geometry.kernel_size, doc="K.")
@@ -214,6 +221,17 @@ class Conv1D:
     threads = property(lambda self: self._threads, doc="Threads of a call, None by default.")
     algorithm = property(lambda self: self._algorithm, doc='"auto", "direct", "winograd" or "fft".')
     precision = property(lambda self: self._precision, doc='"exact", "3xtf32" or "tf32".')
+
+    @property
+    def name(self) -> str | None:
+        """What the keys of the state dict begin with, or None."""
+        return self._name
+
+    @name.setter
+    def name(self, value: str | None) -> None:
+        if value is not None and not isinstance(value, str):
+            raise TypeError(f"name must be a string or None, got {value!r}")
+        self._name = value
 
     # --- weights
     @property
@@ -237,6 +255,12 @@ class Conv1D:
 
     def _checked_filter(self, value: Any, name: str) -> Array:
         shape = self.filter.shape
+        if shape != shape[::-1] == np.shape(value):
+            other = "without" if self._permute else "with"
+            raise ValueError(
+                f"{name} must have shape {shape}, got {shape[::-1]}, the order of a layer {other} "
+                f"permute=True; pass {name}.transpose(2, 1, 0)"
+            )
         return filter_to_kio(checked(value, name, shape, self._dtype), self._permute)
 
     def _checked_bias(self, value: Any, name: str) -> Array:
@@ -318,15 +342,15 @@ class Conv1D:
             the caller's current stream, without a copy.
         out : array, optional
             Where to write y: its shape and dtype, any strides. Overlap with `x` is allowed in
-            host memory. Of the kind of `x`.
+            host memory, where it is a NumPy array; on a CUDA device it is of any kind there.
         threads : int, optional
             Threads of this call, by default those of the layer or of `set_num_threads`.
 
         Returns
         -------
         array, shape (N, L_out, C_out)
-            `out` if given, else a new array of the kind of `x`. (N, C_out, L_out) with
-            `permute`.
+            `out` if given, else a new one: a NumPy array for an x in host memory, on a CUDA device
+            an array of the kind of x. (N, C_out, L_out) with `permute`.
 
         Raises
         ------
@@ -364,7 +388,7 @@ class Conv1D:
         extent = view.shape[:2]
         plan = weights.plans.get(extent)
         if plan is None:
-            plan = make_plan(self._problem(*extent).thinned, weights)
+            plan = make_plan(self._problem(*extent), weights)
             remember(weights.plans, extent, plan)
         target = None if out is None else checked_out(out, plan.problem, self._permute)
         y = execute(plan, view, target, self._permute, threads)
@@ -416,18 +440,21 @@ class Conv1D:
                 x, self._problem, self._weights, self._dtype, self._permute, ordinal
             )
         view = checked_input(x, self._geometry, self._dtype, self._permute)
-        problem = self._problem(*view.shape[:2]).thinned
-        return explain_problem(problem, self._weights, self._threads)
+        problem = self._problem(*view.shape[:2])
+        return explain_problem(problem, self._weights, self._threads, view.strides)
 
     # --- copies
     def __getstate__(self) -> dict[str, Any]:
-        state = self.__dict__.copy()
-        del state["_weights"]
+        own = [slot for slot in Conv1D.__slots__ if slot not in ("__weakref__", "_weights")]
+        state = {slot: getattr(self, slot) for slot in own} | getattr(self, "__dict__", {})
         return {**state, "weight": self._weights.filter, "bias": self._weights.bias}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         weight, bias = state.pop("weight"), state.pop("bias")
-        self.__dict__.update(state)
+        for slot, value in state.items():
+            setattr(self, slot, value)
+        if self._threads is not None:  # of a process that may have had more
+            self._threads = min(self._threads, max_threads())
         self._set_weights(weight, bias)
 
     def __repr__(self) -> str:

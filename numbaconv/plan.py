@@ -58,8 +58,11 @@ class Plan(ABC):
         """
 
     @abstractmethod
-    def details(self, threads: int | None) -> dict[str, str]:
-        """Facts for `explain`: tile, blocking, what a call with `threads` uses of them."""
+    def details(self, threads: int | None, x_strides: tuple[int, ...]) -> dict[str, str]:
+        """Facts for `explain`: tile, blocking, what a call with `threads` uses of them.
+
+        Of a call on an x with these strides, and a new y.
+        """
 
     def error_bound(self) -> str:
         """What holds for the result, in words."""

@@ -54,6 +54,14 @@ def as_word(value: Any, name: str, words: tuple[str, ...]) -> Any:
     return value
 
 
+def as_flag(value: Any, name: str) -> bool:
+    """Return `value` as a bool if it is one, of Python or NumPy, or 0 or 1."""
+    is_flag = isinstance(value, (bool, np.bool_)) or (is_integer(value) and value in (0, 1))
+    if not is_flag:
+        raise TypeError(f"{name} must be True or False, got {value!r}")
+    return bool(value)
+
+
 def as_dtype(value: Any, name: str = "dtype", on_cuda: bool = False) -> np.dtype[Any]:
     """Return `value` as one of the supported dtypes, in native byte order."""
     if on_cuda and getattr(value, "name", value) == "bfloat16":
@@ -66,7 +74,9 @@ def as_dtype(value: Any, name: str = "dtype", on_cuda: bool = False) -> np.dtype
     known = dtype in DTYPES or (on_cuda and dtype is not None and dtype.name in HALVES)
     if value is None or dtype is None or not known:
         names = "float16, bfloat16, float32 or float64" if on_cuda else "float32 or float64"
-        raise TypeError(f"{name} must be {names}, got {value!r}")
+        is_half = dtype is not None and dtype.name in HALVES
+        advice = "; it needs device='cuda'" if is_half and name == "dtype" else ""
+        raise TypeError(f"{name} must be {names}, got {value!r}{advice}")
     return dtype
 
 
@@ -83,23 +93,22 @@ def as_bfloat16(value: Any) -> Any:
 
 def as_padding(value: Any, kernel_size: int, dilation: int) -> tuple[int, int] | Literal["same"]:
     """Normalise padding to (left, right); only "same" has to wait for the length."""
+    expected = (
+        f"padding must be an int, a pair (left, right) or one of "
+        f"{', '.join(map(repr, PADDING_WORDS))}, got {value!r}"
+    )
     if isinstance(value, str):
-        word = as_word(value, "padding", PADDING_WORDS)
-        if word == "same":
+        if value not in PADDING_WORDS:
+            raise ValueError(expected)
+        if value == "same":
             return "same"
-        return (dilation * (kernel_size - 1) if word == "causal" else 0, 0)
+        return (dilation * (kernel_size - 1) if value == "causal" else 0, 0)
     if isinstance(value, (tuple, list)):
         if len(value) != 2:
-            raise ValueError(
-                f"padding must be an int, a pair (left, right) or one of "
-                f"{', '.join(map(repr, PADDING_WORDS))}, got {value!r}"
-            )
+            raise ValueError(expected)
         return (as_integer(value[0], "padding[0]"), as_integer(value[1], "padding[1]"))
     if not is_integer(value):
-        raise TypeError(
-            f"padding must be an int, a pair (left, right) or one of "
-            f"{', '.join(map(repr, PADDING_WORDS))}, got {value!r}"
-        )
+        raise TypeError(expected)
     return (as_integer(value, "padding"),) * 2
 
 
@@ -307,6 +316,15 @@ class ConvProblem:
             return self
         geometry = replace(g, stride=stride, dilation=dilation, padding=padding)
         return replace(self, geometry=geometry, length=length, step=step)
+
+    @property
+    def plain_strides(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Strides in bytes of a C-contiguous x and y, as (batch, position, channel)."""
+        size, found = self.dtype.itemsize, []
+        for _, length, channels in (self.in_shape, self.out_shape):
+            row, channel = (channels, 1) if self.layout == "NLC" else (1, length)
+            found.append((length * channels * size, row * size, channel * size))
+        return found[0], found[1]
 
     @property
     def in_shape(self) -> tuple[int, int, int]:

@@ -79,7 +79,7 @@ class ReferencePlan(Plan):
     def bind(self, x_strides: tuple[int, ...], y_strides: tuple[int, ...]) -> BoundCall:
         return ReferenceCall(self, x_strides, y_strides)
 
-    def details(self, threads: int | None) -> dict[str, str]:
+    def details(self, threads: int | None, x_strides: tuple[int, ...]) -> dict[str, str]:
         return {"accumulator": "float64", "threads": "1"}
 
 

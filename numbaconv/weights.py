@@ -89,7 +89,12 @@ def initial_weights(
     geometry: Geometry, dtype: np.dtype[Any], has_bias: bool, rng: Any
 ) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any] | None]:
     """Draw filter and bias uniformly from ±1/sqrt(K*C_in/G), as `torch.nn.Conv1d` does."""
-    generator = np.random.default_rng(rng)
+    try:
+        generator = np.random.default_rng(rng)
+    except (TypeError, ValueError) as error:
+        raise TypeError(
+            f"rng must be a numpy.random.Generator, a seed of 0 or more, or None, got {rng!r}"
+        ) from error
     bound = 1.0 / np.sqrt(geometry.reduction)
     weight = generator.uniform(-bound, bound, geometry.filter_shape).astype(dtype)
     bias = generator.uniform(-bound, bound, geometry.out_channels).astype(dtype)

@@ -211,7 +211,7 @@ BAD = {
     "groups zero": ({"num_groups": 0}, ValueError, "num_groups must be an integer >= 1, got 0"),
     "stride": ({"stride": 0}, ValueError, "stride must be an integer >= 1, got 0"),
     "dilation": ({"dilation": True}, TypeError, "dilation must be an integer >= 1, got True"),
-    "padding": ({"padding": "full"}, ValueError, "padding must be one of 'same'"),
+    "padding": ({"padding": "full"}, ValueError, "a pair (left, right) or one of 'same'"),
     "padding mode": ({"padding_mode": "wrap"}, ValueError, "padding_mode must be one of 'zeros'"),
     "algorithm": ({"algorithm": "gemm"}, ValueError, "algorithm must be one of 'auto', 'direct'"),
     "bias list": ({"bias": [0.0]}, TypeError, "bias must be a NumPy array, got list"),

@@ -13,6 +13,7 @@ import pytest
 import numbaconv.layer as layer_module
 from numbaconv import Conv1D, explain, reference
 from numbaconv._threads import max_threads
+from numbaconv.cpu import panel_plan
 from numbaconv.cpu.panel_plan import call_table
 from numbaconv.cuda.driver import missing
 from numbaconv.layer import PLANS_KEPT
@@ -132,6 +133,34 @@ def test_constructor_refuses_other_dtypes(dtype):
 def test_constructor_refuses_another_algorithm():
     with pytest.raises(ValueError, match=r"algorithm must be one of 'auto', .*'fft', got 'gemm'"):
         make(algorithm="gemm")
+
+
+@pytest.mark.parametrize("attribute", ["weight", "kernel", "strides"])
+def test_unknown_attributes_are_refused(attribute):
+    """They would be kept beside the real ones, and change nothing."""
+    with pytest.raises(AttributeError, match=attribute):
+        setattr(make(), attribute, 1)
+
+
+@pytest.mark.parametrize("name", ["has_bias", "permute"])
+def test_flags_are_true_or_false(name):
+    for value in ("no", 2, None, np.zeros(3)):
+        with pytest.raises(TypeError, match=f"^{name} must be True or False, got "):
+            make(**{name: value})
+    assert getattr(make(**{name: np.True_}), name) is getattr(make(**{name: 1}), name) is True
+
+
+@pytest.mark.parametrize("rng", ["a", -1, 1.5])
+def test_seeds_are_told_apart_from_nonsense(rng):
+    with pytest.raises(TypeError, match=f"^rng must be .*, got {rng!r}$"):
+        make(rng=rng)
+
+
+def test_a_list_of_paddings_is_copied():
+    padding = [1, 2]
+    layer = make(padding=padding)
+    padding[0] = 9
+    assert layer.padding == (1, 2)
 
 
 def test_name_is_a_string():
@@ -507,6 +536,23 @@ def test_copies_have_weights_of_their_own(how):
         twin.filter[0] = 1
 
 
+def test_a_layer_may_come_from_a_process_with_more_threads():
+    layer = make(threads=1)
+    layer._threads = max_threads() + 1
+    assert copy.copy(layer).threads == max_threads()
+
+
+def test_subclasses_keep_what_they_add():
+    layer = Named(3, 4, 6)
+    layer.role = "stem"
+    for other in (copy.copy(layer), pickle.loads(pickle.dumps(layer))):
+        assert (other.role, repr(other)) == ("stem", repr(layer))
+
+
+class Named(Conv1D):
+    """Has a dictionary of its own."""
+
+
 def test_a_pickle_holds_weights_but_no_plans():
     layer = make(out_channels=64)
     size = len(pickle.dumps(layer))
@@ -647,7 +693,15 @@ def test_object_arrays_are_refused():
         make()(np.zeros((2, 9, 4), object))
 
 
-@pytest.mark.parametrize("dtype", [np.float64, np.float16, np.int32, np.int64, np.complex64, bool])
+def test_numbers_that_are_not_real_are_not_advised_to_be_cast():
+    sentence = "x has dtype complex64 but float32 is expected; nothing is cast silently, pass real "
+    with pytest.raises(TypeError, match=sentence):
+        make()(np.zeros((2, 9, 4), np.complex64))
+    with pytest.raises(TypeError, match=r"out has dtype float64 .* pass one of dtype 'float32'"):
+        make()(np.zeros((2, 9, 4), np.float32), out=np.zeros((2, 9, 6)))
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float16, np.int32, np.int64, bool])
 def test_x_of_another_dtype_is_refused_with_both_named(dtype):
     wanted = rf"x has dtype {np.dtype(dtype)} but float32 is expected.*x\.astype"
     with pytest.raises(TypeError, match=wanted):
@@ -965,6 +1019,16 @@ def test_explain_says_what_is_read_in_place(parameters, permute):
     call = call_table(plan.blocking, read[:, :: plan.problem.step].strides, written.strides)[0][0]
     places = f"{call['inside_first']}:{call['inside_last']}" if call["inside_last"] else "none"
     assert f"in place {places} of {written.shape[1]}" in explain(layer, x).details["blocking"]
+
+
+def test_explain_sees_the_strides_of_x_and_how_y_is_written(monkeypatch):
+    layer, x = Conv1D(3, 64, 128, algorithm="direct"), np.zeros((1, 64, 800), F32)
+    plain, transposed = layer.explain(x.swapaxes(1, 2).copy()), layer.explain(x.swapaxes(1, 2))
+    assert "read in place 0:798 of 798" in plain.details["blocking"]
+    assert "read in place none of 798" in transposed.details["blocking"]
+    monkeypatch.setattr(panel_plan, "streams", lambda *_: True)
+    assert "_streams" not in plain.details["tile"]
+    assert "_streams" in layer.explain(x.swapaxes(1, 2)).details["tile"]
 
 
 def test_explain_speaks_of_the_threads_of_the_layer():

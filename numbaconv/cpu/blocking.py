@@ -44,8 +44,8 @@ class Band:
         Panels of a band.
     channels, step : int
         Channels of x that a window holds for them, and channels from band to band.
-    reads_in_place : bool
-        Whether only the borders go through windows.
+    is_copied : bool
+        Whether all of x goes through windows, not only the borders.
     gap : int
         Elements of a window between the end of a row and the next one.
     """
@@ -53,7 +53,7 @@ class Band:
     panels: int
     channels: int
     step: int
-    reads_in_place: bool
+    is_copied: bool
     gap: int = 0
 
     @property
@@ -97,6 +97,8 @@ class Panel:
         where the kernel goes along them one by one.
     slice_columns : int or None
         Columns of a slice in packed weights, if not the width of the tile.
+    sums_lanes : bool
+        Whether vectors lie along the input channels, as those of dot products do.
     """
 
     tile: Tile
@@ -108,16 +110,12 @@ class Panel:
     slices: int = 1
     x_slice: int = 0
     slice_columns: int | None = None
+    sums_lanes: bool = False
 
     @property
     def width(self) -> int:
         """Columns of one slice in packed weights."""
         return self.tile.width if self.slice_columns is None else self.slice_columns
-
-    @property
-    def sums_lanes(self) -> bool:
-        """Whether vectors lie along the input channels (`narrow`)."""
-        return self.tile.family == "narrow"
 
     @property
     def columns(self) -> int:
@@ -230,7 +228,7 @@ def band_of(problem: ConvProblem, panels: int, run: int, target: Target) -> Band
     if runs * filter_bytes <= COST_OF_X[problem.layout] * -(-panels // together) * x_bytes:
         together = panels
     channels = problem.geometry.in_channels
-    return Band(min(together, panels), channels, step=0, reads_in_place=True)
+    return Band(min(together, panels), channels, step=0, is_copied=False)
 
 
 # Receptive fields of a run whose x is copied, all of it, through windows: where they overlap it is

@@ -287,7 +287,7 @@ class Grouped(Dense):
         if not self.packs_groups(problem):
             return super().band(problem, panels, run, target)
         channels = g.group_in_channels
-        return Band(panels // g.num_groups, channels, step=channels, reads_in_place=False)
+        return Band(panels // g.num_groups, channels, step=channels, is_copied=True)
 
     def packs_groups(self, problem: ConvProblem) -> bool:
         g = problem.geometry

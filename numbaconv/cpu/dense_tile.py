@@ -57,7 +57,7 @@ class DenseEmitter(Emitter):
 
     def emit(self) -> None:
         self.mask = self.v.first_lanes(self.last_lanes) if self.tile.masked else None
-        self.lines = sum(PREFETCHED_LINES.get(name, 0) for name in self.tile.variant)
+        self.lines = sum(PREFETCHED_LINES.get(name, 0) for name in self.variant)
         self.x_lines = prefetched_x_lines(self.tile)
         if self.lines:
             self.begin_prefetch()
@@ -99,7 +99,7 @@ class DenseEmitter(Emitter):
             place for row in self.row_pointers(y, self.y_row, rows) for place in self.places(row)
         ]
         is_full = rows == self.tile.rows
-        if PREFETCH_OUTPUTS in self.tile.variant and is_full and not self.tile.streams:
+        if PREFETCH_OUTPUTS in self.variant and is_full and not self.tile.streams:
             following = self.v.at(y, self.v.ir.mul(self.y_row, i64(rows)))
             self.prefetch_rows(following, self.y_row, rows, self.tile.vectors)
         sums = self.emit_start(rows, targets)
@@ -120,14 +120,14 @@ class DenseEmitter(Emitter):
         v = self.v
         x_rows = v.rows(x, self.x_row, rows)
         ahead = None
-        if STREAM_WEIGHTS in self.tile.variant:
+        if STREAM_WEIGHTS in self.variant:
             ahead = i64(STREAM_AHEAD * 8 // v.bits)
         elif self.lines and rows == self.tile.rows:
             ahead = self.next_line()
         last_tap = v.ir.mul(v.ir.sub(self.taps, i64(1)), self.x_tap)
         behind = v.at(v.at(x_rows[-1], last_tap), self.depth)
         carried = [self.w, behind, *sums]
-        if ONE_CHANNEL in self.tile.variant:
+        if ONE_CHANNEL in self.variant:
             count = v.ir.mul(self.taps, self.depth)  # taps that follow each other are merged
             return self.emit_chain(x_rows, i64(0), count, self.x_tap, ahead, carried)[2:]
 
@@ -168,7 +168,7 @@ class DenseEmitter(Emitter):
     def prefetch_weights(self, w: Any, count: int) -> None:
         """Ask for some lines of a turn, or for all lines of its `count` steps."""
         lines = self.lines if count > 1 else 0
-        if STREAM_WEIGHTS in self.tile.variant:
+        if STREAM_WEIGHTS in self.variant:
             lines = count * self.tile.vectors
         for k in range(lines):
             self.v.prefetch(self.v.at(w, k * self.v.lanes))

@@ -62,12 +62,15 @@ class Family(ABC):
         return tile.rows, 2 * tile.rows
 
     def copies_x(self, problem: ConvProblem) -> bool:
-        """Whether all of x goes through windows, for another axis is contiguous."""
-        return (problem.layout == "NCL") != self.needs_unit_rows
+        """Whether all of a contiguous x goes through windows, for another axis is contiguous."""
+        is_signal = problem.geometry.in_channels == 1
+        if self.needs_unit_rows:
+            return problem.step > 1 or not (is_signal or problem.layout == "NCL")
+        return problem.layout == "NCL" and not is_signal
 
     def band(self, problem: ConvProblem, panels: int, run: int, target: Target) -> Band:
         """How many of the panels go over all positions before the next ones do."""
-        return Band(panels, problem.geometry.in_channels, step=0, reads_in_place=True)
+        return Band(panels, problem.geometry.in_channels, step=0, is_copied=False)
 
     def stores_lines(self, problem: ConvProblem, target: Target) -> bool:
         """Whether stores past the caches fill whole lines at once."""
@@ -139,7 +142,7 @@ def blocking_for(problem: ConvProblem, target: Target, family: Family) -> Blocki
     run = family.run(problem, tile, target)
     band = family.band(problem, len(panels), run, target)
     inside = Inside(0, 0)
-    if band.reads_in_place:
+    if not band.is_copied:
         inside = blocking.inside_of(problem, *family.interior(tile))
     by_blocks = family.sums_channels and blocking.is_block_by_block(problem, target)
     if by_blocks:

@@ -1,8 +1,9 @@
 """Signals with an FIR filter of their own: one channel, or those of a channel-first array.
 
-Vectors lie along the positions. An unaligned load of x serves one tap. Taps that are VL apart read
-the same vectors one further, so taps are taken by residue modulo VL, and each load serves a block
-of them.
+Vectors lie along the positions. Few taps, and those of several signals, are taken one after the
+other: an unaligned load of x serves one tap, or by turns a permutation of vectors that are held.
+Many taps of one signal that are VL apart read the same vectors one further, so they are taken by
+residue modulo VL, and each load serves a block of them.
 """
 
 from __future__ import annotations
@@ -27,9 +28,9 @@ from .work import channels_pay, permutes_taps
 # one block too: K101, six or seven taps, is 1.25× faster so.
 VECTORS = {32: (16, 8), 16: (8, 4)}
 
-# Vectors of the tiles of shorter signals, and how many tiles of a size a signal has at least where
-# taps do not slide: the last one computes some positions again. Where they do, the first is left
-# out: its code takes 0.18 s of a first call.
+# Vectors of the tiles of shorter signals, if less than those of the largest, and how many tiles of
+# a size a signal has at least where taps do not slide: the last one computes some positions again.
+# Where they do, the first is left out: its code takes 0.18 s of a first call.
 SHORTER, FEWEST_TILES = (8, 4), 3
 
 # Vectors of the shortest interior: less is copied whole.
@@ -53,15 +54,22 @@ WRITE_TAPS = ("avx512", "avx2")
 PANEL_SIGNALS = 32
 
 
-# How a tile may read the taps that are written out, if x_tap == 1.
+# How a tile may read the taps that are written out. They lie side by side then: with dilation 1 and
+# unit rows x_tap is 1, in windows too.
 BY_TURNS = "by_turns"
 
 
 class FirVariant(NamedTuple):
     """What a tile compiles in.
 
-    Most taps of a block, 1 where they do not slide, or 0 for one tap after the other; taps that
-    are written out, or 0 for any; and `BY_TURNS` if every other of those is read by permutations.
+    Attributes
+    ----------
+    tap_block : int
+        Most taps of a block, 1 where they do not slide, or 0 for one tap after the other.
+    written_taps : int
+        Taps that are written out, or 0 for any.
+    reading : str
+        `BY_TURNS` or nothing.
     """
 
     tap_block: int
@@ -69,9 +77,10 @@ class FirVariant(NamedTuple):
     reading: str
 
     @property
-    def permuted_taps(self) -> int:
-        """How many are: odd ones."""
-        return min(self.written_taps // 2, MOST_PERMUTED) if self.reading == BY_TURNS else 0
+    def permuted_taps(self) -> range:
+        """Taps whose x is permuted from vectors that are held."""
+        count = min(self.written_taps // 2, MOST_PERMUTED) if self.reading == BY_TURNS else 0
+        return range(1, 2 * count, 2)
 
 
 class FirEmitter(Emitter):
@@ -124,9 +133,9 @@ class FirEmitter(Emitter):
         v.switch(number, [*(functools.partial(tiles, n) for n in sizes), part])
 
     def emit_tile(self, vectors: int, x: Any, w: Any, bias: Any, y: Any, mask: Any) -> None:
-        v, (block, written, reading) = self.v, self.variant
-        sums = [bias] * vectors
-        if reading == BY_TURNS and vectors > 1:
+        v, sums = self.v, [bias] * vectors
+        block, written, _ = self.variant
+        if self.variant.reading == BY_TURNS and vectors > 1:
             sums = self.emit_by_turns(x, w, sums)
         elif written:
             for t in range(written):
@@ -163,7 +172,7 @@ class FirEmitter(Emitter):
             for m in range(len(sums)):
                 if t == 0:
                     value = held[m]
-                elif t % 2 and t < 2 * self.variant.permuted_taps:
+                elif t in self.variant.permuted_taps:
                     value = v.shuffle(held[m], held[m + 1], range(t, t + lanes))
                 else:
                     value = v.load(v.at(x, m * lanes + t))
@@ -233,10 +242,10 @@ class Fir(Family):
         g, lanes = problem.geometry, target.lanes(problem.dtype)
         vectors, block = VECTORS[target.registers]
         written, reading = 0, ""
-        if g.kernel_size <= MOST_WRITTEN_TAPS and target.isa in WRITE_TAPS:
-            written = g.kernel_size
         if permutes_taps(problem, target):
             vectors, written, reading = PERMUTED_VECTORS, g.kernel_size, BY_TURNS
+        elif g.kernel_size <= MOST_WRITTEN_TAPS and target.isa in WRITE_TAPS:
+            written = g.kernel_size
         if g.num_groups > 1 or written:
             block = 0
         elif g.dilation > 1:

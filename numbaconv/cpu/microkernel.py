@@ -48,8 +48,8 @@ class Tile:
     fma : bool
         Whether the processor fuses multiply-adds.
     variant : tuple of int and str
-        What else a family compiles in: a named tuple of its own, or names. An empty one is left
-        out of the tile's name.
+        What else a family compiles in: a named tuple of its own; of `dense`, names. Strings that
+        are empty do not show in the tile's name.
     streams : bool
         Whether y is written past the caches: it lies on multiples of the vector's size, or the
         tile looks whether it does (`fir`).

@@ -44,7 +44,7 @@ DOT_SHARE, DENSE_SHARE = 0.65, 0.85
 
 
 class NarrowVariant(NamedTuple):
-    """What a tile compiles in: taps of a block; with one nothing slides."""
+    """What a tile compiles in: most taps of a block; blocks of one tap do not slide."""
 
     tap_block: int
 
@@ -169,7 +169,9 @@ def dot_panel(
     )  # fmt: skip
     columns = -(-(-(-depth // lanes) * tile.width) // depth)
     last_lanes = depth % lanes or lanes
-    return Panel(tile, first, outputs, x_offset, column, last_lanes, slice_columns=columns)
+    return Panel(
+        tile, first, outputs, x_offset, column, last_lanes, slice_columns=columns, sums_lanes=True
+    )
 
 
 def vectors_of_dots(problem: ConvProblem, outputs: int, target: Target) -> float:
@@ -194,7 +196,7 @@ class Narrow(Family):
             return "vectors of positions take less time than a transposition and dot products"
         return None
 
-    def sums_lanes(self, problem: ConvProblem, target: Target) -> bool:
+    def has_its_order(self, problem: ConvProblem, target: Target) -> bool:
         """Whether a layer sums as dot products do, by whatever kernel."""
         return self.unfit(problem, target) is None
 

@@ -17,6 +17,7 @@ from .blocking import Inside, deserves_threads, least_piece
 from .family import Blocking, Family, blocking_for
 from .launch import Launcher, look_for, serial_launcher
 from .macrokernel import convolve_address
+from .microkernel import Tile
 from .panel import panel_row
 from .streaming import MANY_PRODUCTS, CallTables, may_stream
 from .tables import BLOCK, CALL, PANEL
@@ -50,10 +51,11 @@ class PanelPlan(RememberingPlan["PanelCall"]):
     def make_call(self, x_strides: tuple[int, ...], y_strides: tuple[int, ...]) -> PanelCall:
         return PanelCall(self, x_strides, y_strides)
 
-    def details(self, threads: int | None) -> dict[str, str]:
+    def details(self, threads: int | None, x_strides: tuple[int, ...]) -> dict[str, str]:
         blocking = self.blocking
-        tiles = dict.fromkeys(panel.tile.name for panel in blocking.panels)
-        inside = blocking.inside if reads_in_place(self.problem, blocking.family) else Inside(0, 0)
+        past_caches = streams(blocking, self.problem.plain_strides[1])
+        tiles = dict.fromkeys(tile.name for tile in tiles_of(blocking, past_caches))
+        inside = inside_read(blocking, x_strides)
         workers, divide_panels = blocking.workers(_threads.allowed(threads))
         return {
             "tile": ", ".join(tiles) + f" ({len(blocking.panels)} panels)",
@@ -68,14 +70,6 @@ class PanelPlan(RememberingPlan["PanelCall"]):
             "threads": f"{workers}, dividing {'panels' if divide_panels else 'positions'}",
             "packed weights": f"{self.packed.filter.nbytes / 1024:.1f} KiB",
         }
-
-
-def reads_in_place(problem: ConvProblem, family: Family) -> bool:
-    """Whether a contiguous x needs windows at its borders only."""
-    if family.needs_unit_rows:
-        is_signal = problem.geometry.in_channels == 1
-        return problem.step == 1 and (is_signal or problem.layout == "NCL")
-    return problem.geometry.in_channels == 1 or problem.layout == "NLC"
 
 
 # Up to this much work (some 5 µs) a call keeps the GIL. Giving it up and taking it again takes 20
@@ -142,14 +136,18 @@ def streams(blocking: Blocking, y_strides: tuple[int, ...]) -> bool:
     )
 
 
+def tiles_of(blocking: Blocking, past_caches: bool) -> list[Tile]:
+    """The tile of each panel, as it writes y."""
+    return [dataclasses.replace(panel.tile, streams=past_caches) for panel in blocking.panels]
+
+
 @lru_cache(maxsize=1024)
 def panel_table(blocking: Blocking, past_caches: bool) -> Array:
     """A row for each panel: its kernel, compiled if need be, and what it reads and writes."""
     reduction = blocking.problem.geometry.reduction
-    tiles = [dataclasses.replace(panel.tile, streams=past_caches) for panel in blocking.panels]
     rows = [
         panel_row(panel, tile, panel.column * reduction, panel.column)
-        for panel, tile in zip(blocking.panels, tiles, strict=True)
+        for panel, tile in zip(blocking.panels, tiles_of(blocking, past_caches), strict=True)
     ]
     return np.array(rows, PANEL)
 
@@ -190,6 +188,15 @@ def window_for(blocking: Blocking, inside: Inside) -> tuple[int, WindowShape]:
         if positions <= least or shape.rows(positions) * row_bytes <= limit:
             return positions, shape
         positions = max(least, positions // 2)
+
+
+def inside_read(blocking: Blocking, x_strides: tuple[int, ...]) -> Inside:
+    """The positions that read an x with these strides in place, if its axis is contiguous."""
+    needs_rows = blocking.family.needs_unit_rows
+    is_signal = blocking.problem.geometry.in_channels == 1 and not needs_rows
+    stride = x_strides[1] if needs_rows else x_strides[2]
+    is_contiguous = is_signal or stride == blocking.problem.dtype.itemsize
+    return blocking.inside if is_contiguous else Inside(0, 0)
 
 
 def extent(shape: tuple[int, ...], strides: tuple[int, ...], itemsize: int) -> tuple[int, int]:
@@ -242,12 +249,11 @@ def call_table(
         arrays[name] for name in ("x_row", "x_channel", "y_row", "y_channel")
     )
     unit_rows = blocking.family.needs_unit_rows
-    x_in_place = (x_row if unit_rows else x_channel) == 1
     y_in_place = (y_row if unit_rows else y_channel) == 1
     is_block_by_block = blocking.is_block_by_block and y_in_place
     # Whether windows and y are copied by whole rows only.
     is_plain = x_channel == y_channel == 1 and (not unit_rows or x_row == y_row == 1)
-    inside = blocking.inside if x_in_place else Inside(0, 0)
+    inside = inside_read(blocking, x_strides)
     positions, shape = window_for(blocking, inside)
     stage_rows = max(min(blocking.run, problem.length_out), positions)
     stage_width = max(panel.channels for panel in blocking.panels)

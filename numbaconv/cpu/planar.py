@@ -84,7 +84,7 @@ BY_LANES = "lanes"
 
 def order_of(problem: ConvProblem, target: Target) -> int | str:
     """The order of sums of the kernel that takes channel-last arrays, see `PlanarVariant`."""
-    if NARROW.sums_lanes(problem, target):
+    if NARROW.has_its_order(problem, target):
         return BY_LANES
     if any(f.declines(problem, target) is None for f in (DEPTHWISE, SLIDING, SMALL_GROUPS)):
         return max(1, tap_pitch(problem.geometry))

@@ -77,10 +77,18 @@ def window_shape(
     # Kernels in which taps slide need equal steps between outputs and taps, so gaps of the
     # stride's own width stay.
     if dilation > max(reach, stride):
-        return WindowShape(stride, reach, kernel_size, reach, dilation, 1, stride)
+        return WindowShape(
+            stride, dilation=reach, strips=kernel_size, pitch=reach, step=dilation,
+            first_rows=1, more_rows=stride,
+        )  # fmt: skip
     if stride > span and not keeps_stride:
-        return WindowShape(span, dilation, 0, span, stride, span, 0)
-    return WindowShape(stride, dilation, 1, 0, 0, span, stride)
+        return WindowShape(
+            stride=span, dilation=dilation, strips=0, pitch=span, step=stride,
+            first_rows=span, more_rows=0,
+        )  # fmt: skip
+    return WindowShape(
+        stride, dilation, strips=1, pitch=0, step=0, first_rows=span, more_rows=stride
+    )
 
 
 @_jit.inner(result=types.int64)

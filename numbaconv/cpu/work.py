@@ -49,24 +49,27 @@ STEPPING = 0.85
 # Of the multiply-add peak, what tiles reach whose taps slide.
 SLIDING_SHARE = 0.92
 
-# Channel-first signals with filters of their own, on a core that starts one multiply-add in a
-# cycle, for each vector of positions: what a product takes whose x is loaded for it alone, by turns
-# with permutations, or in steps; the ends of a signal for each tap, by so many vectors at least;
-# and to transpose a vector of x and one of y. Zen 4, of the time of windows: 64 channels at 1000
-# positions take 0.42 by K3, 0.9 by K15 and 1.4 by K31, at 300 1.02 by K11 and 1.65 by K21; 24
-# channels at 1000 1.05 by K31. In steps of two, 64 take 0.77 by K3 and 1.5 by K5 at 1000, 1.1 by K3
-# at 300. On other cores a transposition takes longer beside the products.
+# Channel-first signals with filters of their own, where one multiply-add starts in a cycle. What a
+# product takes whose x is loaded for it alone, or by turns with permutations, or in steps where the
+# stride is 2; what a signal takes beside them, and for each tap at its borders, unless it is so
+# short that all of it is copied. And what it takes to transpose a vector of x and one of y. Zen 4,
+# of the time of windows, padded by "same": 64 channels at 1000 positions take 0.42 by K3, 0.83 by
+# K15 and 1.4 by K31, at 300 1.08 by K11 (0.77 without padding), at 24 1.4 by K7; 12 channels at
+# 1000 1.03 by K31, 8 channels 0.78. In steps of two 64 take 0.77 by K3 and 1.5 by K5 at 1000, 1.1
+# by K3 at 300. Of 1180 such layers (8 to 256 channels, 24 to 4000 positions, K2 to K31) the choice
+# loses more than 1.1× in 52, 1.3× at most. On other cores a transposition takes longer beside the
+# products.
 SIGNAL_PRODUCT, PERMUTED_PRODUCT, STEPPED_SIGNAL_PRODUCT = 1.95, 1.7, 4.3
-SIGNAL_ENDS, FEWEST_VECTORS, TRANSPOSED_BOTH = 16, 12, 14
+SIGNAL, SIGNAL_BORDERS, SHORT_SIGNAL = 60, 8, 8
+TRANSPOSED_BOTH = 14
 
-# The same of vectors of positions against dot products: a product whose x is loaded for it alone,
-# in steps or not, and a vector that is transposed.
+# Vectors of positions against dot products: what a product takes whose x is loaded for it alone, in
+# steps or not, and a vector that is transposed; to add up the lanes of one output; and, for each
+# signal, partial tiles at its ends, whose few chains wait for each sum. Zen 4, channel-first:
+# 256 → 2 K2 takes 0.6 of the time of dot products at 1000 positions, 18 → 3 K2 as much, 64 → 1 K1
+# 0.5, 30 → 2 K11 0.75, 256 → 5 K2 0.75; at 300 positions 256 → 2 would take 1.45 by K4 and 1.03 by
+# K7.
 LOADED_PRODUCT, STEPPED_PRODUCT, TRANSPOSED_VECTOR = 1.6, 3, 4
-
-# And to add up the lanes of one output, and, for each signal, partial tiles at its ends, whose few
-# chains wait for each sum. Zen 4, channel-first: 256 → 2 K2 takes 0.6 of the time of dot products
-# at 1000 positions, 18 → 3 K2 as much, 64 → 1 K1 0.5, 30 → 2 K11 0.75, 256 → 5 K2 0.75; at 300
-# positions 256 → 2 would take 1.45 by K4 and 1.03 by K7.
 ADDED_LANES, PARTIAL_TILES, LATENCY = 45, 5, 4
 
 # Products of an output below which a call is over before they have paid for anything: 3 → 3 K4
@@ -101,14 +104,18 @@ def channels_pay(problem: ConvProblem, target: Target) -> bool:
     """Whether a channel-first depthwise layer is faster by vectors of channels, transposed."""
     g, lanes = problem.geometry, target.lanes(problem.dtype)
     in_use = g.in_channels / round_up(g.in_channels, lanes)
+    if target.fma_units > 1 or (in_use <= 0.5 and g.stride == 1):
+        return False
     product = SIGNAL_PRODUCT
     if g.stride > 1:
         product = STEPPED_SIGNAL_PRODUCT
     elif permutes_taps(problem, target):
         product = PERMUTED_PRODUCT
-    product += SIGNAL_ENDS / max(problem.length_out / lanes, FEWEST_VECTORS)
-    saved = g.kernel_size * (product - 1 / (SLIDING_SHARE * in_use))
-    return target.fma_units == 1 and saved > TRANSPOSED_BOTH / in_use
+    vectors, beside = problem.length_out / lanes, SIGNAL
+    if vectors >= SHORT_SIGNAL and max(problem.padding) > 0:
+        beside += SIGNAL_BORDERS * g.kernel_size
+    saved = g.kernel_size * (product - 1 / (SLIDING_SHARE * in_use)) + beside / vectors
+    return saved > TRANSPOSED_BOTH / in_use
 
 
 def positions_pay(problem: ConvProblem, target: Target) -> bool:

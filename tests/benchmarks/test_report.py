@@ -122,7 +122,7 @@ def test_the_mean_is_geometric(folder):
     assert report.geometric_mean(report.ratios(direct)) == pytest.approx(math.sqrt(0.5 * 4))
     assert report.geometric_mean(report.ratios(auto)) == pytest.approx(math.sqrt(2 * 16))
     assert report.slower_lines(direct) == [
-        "By 'direct', slower than the best peer: tiny (fast 0.50×)."
+        "By 'direct', slower than the best peer: tiny (fast 0.5×)."
     ]
     assert report.slower_lines(auto) == ["By 'auto', no layer is slower than the best peer."]
 

@@ -53,6 +53,7 @@ def shapes(lanes: int) -> Iterator[tuple[int, ...]]:
         yield 64, 64, 64, 1, taps
     for dilation in (1, 2):
         yield 1, 1, 1, dilation
+        yield 1, 1, 1, dilation, 2 * lanes + 1
         for inputs in (3 * lanes, 3 * lanes - 1):
             for outputs in range(1, lanes // 2 + 1):
                 yield inputs, outputs, 1, dilation

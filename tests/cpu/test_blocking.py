@@ -256,7 +256,9 @@ def registers_of(tile):
         vectors = tile.rows // tile.lanes
         return tile.variant.outputs * vectors + vectors + 1 + (not tile.fma)
     if tile.family == "fir":
-        sums, weights = tile.rows // tile.lanes, tile.variant.tap_block
+        lanes_of_permutations = len(tile.variant.permuted_taps)
+        sums = tile.rows // tile.lanes
+        weights = max(1, tile.variant.tap_block) + lanes_of_permutations
     return sums + weights + 1 + (not tile.fma)
 
 

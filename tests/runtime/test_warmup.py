@@ -154,7 +154,10 @@ def test_layers_and_dtypes_may_be_mixed():
     "nonsense", ["nonsense", 3, None, np.int32, np.float16, np.complex64, [1, 2], Conv1D], ids=str
 )
 def test_nonsense_is_refused(nonsense):
-    sentence = re.escape(f"dtype must be float32 or float64, got {nonsense!r}")
+    sentence = re.escape(
+        f"warmup takes layers and the dtypes float32 and float64, each as an argument of its own, "
+        f"got {nonsense!r}"
+    )
     with pytest.raises(TypeError, match=f"^{sentence}$"):
         numbaconv.warmup(nonsense)
 

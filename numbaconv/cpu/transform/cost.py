@@ -326,7 +326,7 @@ def fir_counts(problem: ConvProblem, tile: Tile) -> Counts:
     taps, lanes = problem.geometry.kernel_size, tile.lanes
     signals = problem.batch * problem.geometry.num_groups
     residues, block = min(taps, lanes), max(1, tile.variant.tap_block)
-    blocks = residues * math.ceil(taps / residues / block) - tile.variant.permuted_taps
+    blocks = residues * math.ceil(taps / residues / block) - len(tile.variant.permuted_taps)
     tiles = signals * (problem.length_out // tile.rows)
     singles = signals * math.ceil(problem.length_out % tile.rows / lanes)
     border = min(problem.length_out, sum(max(0, side) for side in problem.padding))

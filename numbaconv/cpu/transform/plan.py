@@ -69,7 +69,7 @@ class TransformPlan(RememberingPlan["TransformCall"]):
         target = self.blocking.target
         return direct_family(self.problem, target).plan(self.problem, self.weights, target)
 
-    def details(self, threads: int | None) -> dict[str, str]:
+    def details(self, threads: int | None, x_strides: tuple[int, ...]) -> dict[str, str]:
         blocking, scheme, folding = self.blocking, self.blocking.scheme, self.blocking.folding
         tiles = dict.fromkeys(panel.tile.name for panel in blocking.panels)
         return {
