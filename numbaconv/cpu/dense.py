@@ -16,6 +16,7 @@ from . import blocking
 from .blocking import Band, Panel, reduction_blocks, split_evenly
 from .dense_tile import (
     ONE_CHANNEL,
+    ONE_TAP,
     PREFETCH_FASTER,
     PREFETCH_OUTPUTS,
     PREFETCH_WEIGHTS,
@@ -74,15 +75,17 @@ def reads_x_little(problem: ConvProblem) -> bool:
 
 
 def variant_of(
-    problem: ConvProblem, vectors: int, target: Target, sharing: int | None, x_is_near: bool
+    problem: ConvProblem, vectors: int, target: Target, sharing: int | None, of_transform: bool
 ) -> tuple[str, ...]:
     """What suits the reduction: its length, its weights against the first cache, its taps.
 
     Prefetching weights makes shorter loops 3-6 % slower, and tiles of one vector have so many
     rows that no register is left for it. With vectors shorter than a line a turn reads few lines,
     and one of them is fast enough: with AVX2 (Zen 3) two lose 1.1-1.36× at 36 to 128 positions.
+    Without a loop over taps LLVM keeps addresses of many rows in memory, those of few in registers.
     """
     g = problem.geometry
+    has_few_rows = target.vector_bytes >= LINE and vectors > 2
     variant = []
     if problem.dtype.itemsize * 8 in target.prefetch_bits:
         is_long = g.reduction * vectors * target.vector_bytes > target.l1
@@ -93,13 +96,15 @@ def variant_of(
             variant.append(STREAM_WEIGHTS)
         elif g.reduction < SHORT:
             variant.append(PREFETCH_OUTPUTS)
-        if g.reduction >= SHORT and not x_is_near and reads_x_little(problem):
+        if g.reduction >= SHORT and not of_transform and reads_x_little(problem):
             between = g.stride * problem.step
             new_bytes = target.tile_rows[vectors - 1] * between * problem.dtype.itemsize
             lines = -(-new_bytes * UNROLL // (g.kernel_size * LINE))
             variant.append(f"{PREFETCH_X}{min(lines, MOST_X_LINES)}")
     if g.group_in_channels == 1 and g.dilation * problem.step > 1:
         variant.append(ONE_CHANNEL)
+    elif g.kernel_size == 1 and not of_transform and has_few_rows:
+        variant.append(ONE_TAP)
     return tuple(variant)
 
 
@@ -124,19 +129,19 @@ def cut_channels(
     x_offset: int,
     column: int,
     sharing: int | None = None,
-    x_is_near: bool = False,
+    of_transform: bool = False,
 ) -> list[Panel]:
     """Cut `channels` channels of y into panels of nearly equal width.
 
     `sharing` is the number of positions that share a block of weights, where those come from
-    the last cache; None if they are as many as a run, or weights come from nearer. `x_is_near`
-    says that x has just been written.
+    the last cache; None if they are as many as a run, or weights come from nearer. In a GEMM
+    `of_transform` x has just been written, and taps are planes that are summed.
     """
     lanes = target.lanes(problem.dtype)
     panels = []
     for vectors in split_evenly(-(-channels // lanes), len(target.tile_rows)):
         count = min(vectors * lanes, channels)
-        variant = variant_of(problem, vectors, target, sharing, x_is_near)
+        variant = variant_of(problem, vectors, target, sharing, of_transform)
         rows = target.tile_rows[vectors - 1] - rows_taken(variant, vectors, problem.dtype.itemsize)
         tile = Tile(
             DenseEmitter.family, problem.dtype.itemsize * 8, lanes, rows, vectors,

@@ -19,11 +19,15 @@ from .vector import LINE, i64
 UNROLL, UNROLL_SHORT = 4, 8
 
 # Variants of the tile: weights of the next block are prefetched, by a line or by two a turn;
-# weights are prefetched as they are read, since they are read once; lines of y are prefetched;
-# the chain runs over the taps of one channel. And "prefetch_x" with a number: so many lines of
-# x, behind those that a tile reads, are prefetched a turn.
+# weights are prefetched as they are read, since they are read once; lines of y are prefetched; and,
+# with a number, so many lines of x a turn, behind those that a tile reads.
 PREFETCH_WEIGHTS, PREFETCH_FASTER, STREAM_WEIGHTS = "prefetch_w", "prefetch_w2", "stream_w"
-PREFETCH_OUTPUTS, ONE_CHANNEL, PREFETCH_X = "prefetch_y", "one_channel", "prefetch_x"
+PREFETCH_OUTPUTS, PREFETCH_X = "prefetch_y", "prefetch_x"
+
+# And: the chain runs over the taps of one channel; or over the channels of one tap, without a loop
+# over taps, whose addresses LLVM keeps in memory. Of eight pointwise layers seven gain, 1.01× on
+# average and up to 1.03× (Zen 4).
+ONE_CHANNEL, ONE_TAP = "one_channel", "one_tap"
 
 # Lines that a turn of the inner loop asks for.
 PREFETCHED_LINES = {PREFETCH_WEIGHTS: 1, PREFETCH_FASTER: 2}
@@ -124,6 +128,9 @@ class DenseEmitter(Emitter):
             ahead = i64(STREAM_AHEAD * 8 // v.bits)
         elif self.lines and rows == self.tile.rows:
             ahead = self.next_line()
+        if ONE_TAP in self.variant:
+            carried = [self.w, v.at(x_rows[-1], self.depth), *sums]
+            return self.emit_chain(x_rows, i64(0), self.depth, i64(1), ahead, carried)[2:]
         last_tap = v.ir.mul(v.ir.sub(self.taps, i64(1)), self.x_tap)
         behind = v.at(v.at(x_rows[-1], last_tap), self.depth)
         carried = [self.w, behind, *sums]

@@ -187,7 +187,14 @@ def transform_blocking(
     columns = round_up(folding.columns, lanes)
     gemm = ConvProblem(Geometry(1, folding.depth, columns), 1, 1, problem.dtype)
     cut = functools.partial(
-        cut_channels, gemm, target, first=0, channels=columns, x_offset=0, column=0, x_is_near=True
+        cut_channels,
+        gemm,
+        target,
+        first=0,
+        channels=columns,
+        x_offset=0,
+        column=0,
+        of_transform=True,
     )
     panels = cut()
     width, m_row = folding.depth // folding.phases, panels[-1].last_column
