@@ -16,7 +16,6 @@ from . import blocking
 from .blocking import Band, Panel, reduction_blocks, split_evenly
 from .dense_tile import (
     ONE_CHANNEL,
-    ONE_TAP,
     PREFETCH_FASTER,
     PREFETCH_OUTPUTS,
     PREFETCH_WEIGHTS,
@@ -82,10 +81,8 @@ def variant_of(
     Prefetching weights makes shorter loops 3-6 % slower, and tiles of one vector have so many
     rows that no register is left for it. With vectors shorter than a line a turn reads few lines,
     and one of them is fast enough: with AVX2 (Zen 3) two lose 1.1-1.36× at 36 to 128 positions.
-    Without a loop over taps LLVM keeps addresses of many rows in memory, those of few in registers.
     """
     g = problem.geometry
-    has_few_rows = target.vector_bytes >= LINE and vectors > 2
     variant = []
     if problem.dtype.itemsize * 8 in target.prefetch_bits:
         is_long = g.reduction * vectors * target.vector_bytes > target.l1
@@ -103,8 +100,6 @@ def variant_of(
             variant.append(f"{PREFETCH_X}{min(lines, MOST_X_LINES)}")
     if g.group_in_channels == 1 and g.dilation * problem.step > 1:
         variant.append(ONE_CHANNEL)
-    elif g.kernel_size == 1 and not of_transform and has_few_rows:
-        variant.append(ONE_TAP)
     return tuple(variant)
 
 
@@ -135,7 +130,7 @@ def cut_channels(
 
     `sharing` is the number of positions that share a block of weights, where those come from
     the last cache; None if they are as many as a run, or weights come from nearer. In a GEMM
-    `of_transform` x has just been written, and taps are planes that are summed.
+    `of_transform` x has just been written.
     """
     lanes = target.lanes(problem.dtype)
     panels = []

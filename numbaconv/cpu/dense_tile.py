@@ -19,15 +19,11 @@ from .vector import LINE, i64
 UNROLL, UNROLL_SHORT = 4, 8
 
 # Variants of the tile: weights of the next block are prefetched, by a line or by two a turn;
-# weights are prefetched as they are read, since they are read once; lines of y are prefetched; and,
-# with a number, so many lines of x a turn, behind those that a tile reads.
+# weights are prefetched as they are read, since they are read once; lines of y are prefetched; the
+# chain runs over the taps of one channel; and, with a number, so many lines of x, behind those that
+# a tile reads, are prefetched a turn.
 PREFETCH_WEIGHTS, PREFETCH_FASTER, STREAM_WEIGHTS = "prefetch_w", "prefetch_w2", "stream_w"
-PREFETCH_OUTPUTS, PREFETCH_X = "prefetch_y", "prefetch_x"
-
-# And: the chain runs over the taps of one channel; or over the channels of one tap, without a loop
-# over taps, whose addresses LLVM keeps in memory. Of eight pointwise layers seven gain, 1.01× on
-# average and up to 1.03× (Zen 4).
-ONE_CHANNEL, ONE_TAP = "one_channel", "one_tap"
+PREFETCH_OUTPUTS, ONE_CHANNEL, PREFETCH_X = "prefetch_y", "one_channel", "prefetch_x"
 
 # Lines that a turn of the inner loop asks for.
 PREFETCHED_LINES = {PREFETCH_WEIGHTS: 1, PREFETCH_FASTER: 2}
@@ -49,6 +45,19 @@ def unroll_of(tile: Tile) -> int:
         return 1
     has_short_vectors = tile.lanes * tile.bits == 256
     return UNROLL_SHORT if has_short_vectors and not prefetched_x_lines(tile) else UNROLL
+
+
+def has_own_loop_of_one_tap(tile: Tile) -> bool:
+    """Whether the full tile has code of its own for one tap, which merged ones are too.
+
+    Around a loop over taps LLVM keeps addresses in memory. Without it 64 → 128 K3 gains 1.014×,
+    96 → 96 K3 1.01×, 256 → 256 K3 nothing, and eight pointwise layers 1.00-1.03× (Zen 4). In tiles
+    of many rows it keeps them there anyway, and some of four vectors that prefetch x; and with
+    shorter vectors (tests/codegen).
+    """
+    is_long_vector = tile.lanes * tile.bits == LINE * 8
+    has_room = tile.vectors == 3 or not prefetched_x_lines(tile) or PREFETCH_WEIGHTS in tile.variant
+    return is_long_vector and tile.vectors > 2 and has_room and ONE_CHANNEL not in tile.variant
 
 
 class DenseEmitter(Emitter):
@@ -123,26 +132,36 @@ class DenseEmitter(Emitter):
         """Taps outside, channels inside; a merged reduction is one tap of many channels."""
         v = self.v
         x_rows = v.rows(x, self.x_row, rows)
+        if rows < self.tile.rows or not has_own_loop_of_one_tap(self.tile):
+            return self.emit_taps(x_rows, sums, self.taps)
+        return v.choose(
+            v.ir.icmp_signed("==", self.taps, i64(1)),
+            lambda: self.emit_taps(x_rows, sums, 1),
+            lambda: self.emit_taps(x_rows, sums, self.taps),
+        )
+
+    def emit_taps(self, x_rows: list[Any], sums: list[Any], taps: Any) -> list[Any]:
+        """So many taps, a number that is compiled in or a value."""
+        v = self.v
         ahead = None
         if STREAM_WEIGHTS in self.variant:
             ahead = i64(STREAM_AHEAD * 8 // v.bits)
-        elif self.lines and rows == self.tile.rows:
+        elif self.lines and len(x_rows) == self.tile.rows:
             ahead = self.next_line()
-        if ONE_TAP in self.variant:
+        if taps == 1:
             carried = [self.w, v.at(x_rows[-1], self.depth), *sums]
             return self.emit_chain(x_rows, i64(0), self.depth, i64(1), ahead, carried)[2:]
-        last_tap = v.ir.mul(v.ir.sub(self.taps, i64(1)), self.x_tap)
-        behind = v.at(v.at(x_rows[-1], last_tap), self.depth)
-        carried = [self.w, behind, *sums]
+        last_tap = v.ir.mul(v.ir.sub(taps, i64(1)), self.x_tap)
+        carried = [self.w, v.at(v.at(x_rows[-1], last_tap), self.depth), *sums]
         if ONE_CHANNEL in self.variant:
-            count = v.ir.mul(self.taps, self.depth)  # taps that follow each other are merged
+            count = v.ir.mul(taps, self.depth)  # taps that follow each other are merged
             return self.emit_chain(x_rows, i64(0), count, self.x_tap, ahead, carried)[2:]
 
         def tap(t: Any, carried: list[Any]) -> list[Any]:
             base = v.ir.mul(t, self.x_tap)
             return self.emit_chain(x_rows, base, self.depth, i64(1), ahead, carried)
 
-        return v.loop(i64(0), self.taps, 1, carried, tap)[2:]
+        return v.loop(i64(0), taps, 1, carried, tap)[2:]
 
     def emit_chain(
         self, x_rows: list[Any], base: Any, count: Any, step: Any, ahead: Any, carried: list[Any]
