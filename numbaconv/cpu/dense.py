@@ -21,7 +21,7 @@ from .dense_tile import (
     PREFETCH_WEIGHTS,
     PREFETCH_X,
     STREAM_WEIGHTS,
-    UNROLL,
+    UNROLL_MORE,
     DenseEmitter,
 )
 from .family import Family
@@ -62,8 +62,8 @@ FEWEST_FOR_DOTS = 128
 # 1.02× in 11.
 SINGLE = 0.7
 
-# Lines of x that a turn asks for at most: outputs far apart skip most of what lies between.
-MOST_X_LINES = 4
+# Lines of x that UNROLL_MORE steps ask for at most: outputs far apart skip most of what is between.
+MOST_X_LINES = 8
 
 
 def reads_x_little(problem: ConvProblem) -> bool:
@@ -96,7 +96,7 @@ def variant_of(
         if g.reduction >= SHORT and not of_transform and reads_x_little(problem):
             between = g.stride * problem.step
             new_bytes = target.tile_rows[vectors - 1] * between * problem.dtype.itemsize
-            lines = -(-new_bytes * UNROLL // (g.kernel_size * LINE))
+            lines = -(-new_bytes * UNROLL_MORE // (g.kernel_size * LINE))
             variant.append(f"{PREFETCH_X}{min(lines, MOST_X_LINES)}")
     if g.group_in_channels == 1 and g.dilation * problem.step > 1:
         variant.append(ONE_CHANNEL)
