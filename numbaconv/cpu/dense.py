@@ -21,8 +21,8 @@ from .dense_tile import (
     PREFETCH_WEIGHTS,
     PREFETCH_X,
     STREAM_WEIGHTS,
-    UNROLL_MORE,
     DenseEmitter,
+    unroll_with_x,
 )
 from .family import Family
 from .microkernel import Tile
@@ -62,9 +62,6 @@ FEWEST_FOR_DOTS = 128
 # 1.02× in 11.
 SINGLE = 0.7
 
-# Lines of x that UNROLL_MORE steps ask for at most: outputs far apart skip most of what is between.
-MOST_X_LINES = 8
-
 
 def reads_x_little(problem: ConvProblem) -> bool:
     """Whether few products are made with each element of x."""
@@ -96,8 +93,10 @@ def variant_of(
         if g.reduction >= SHORT and not of_transform and reads_x_little(problem):
             between = g.stride * problem.step
             new_bytes = target.tile_rows[vectors - 1] * between * problem.dtype.itemsize
-            lines = -(-new_bytes * UNROLL_MORE // (g.kernel_size * LINE))
-            variant.append(f"{PREFETCH_X}{min(lines, MOST_X_LINES)}")
+            steps = unroll_with_x(target.vector_bytes * 8, vectors, variant)
+            lines = -(-new_bytes * steps // (g.kernel_size * LINE))
+            # At most one a step: outputs far apart skip most of what lies between.
+            variant.append(f"{PREFETCH_X}{min(lines, steps)}")
     if g.group_in_channels == 1 and g.dilation * problem.step > 1:
         variant.append(ONE_CHANNEL)
     return tuple(variant)

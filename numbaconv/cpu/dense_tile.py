@@ -6,6 +6,7 @@ slice of x, so the reduction is one loop of K*C_in and nothing of x is packed.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from .microkernel import Emitter, Tile
@@ -22,7 +23,7 @@ UNROLL, UNROLL_MORE = 4, 8
 # Variants of the tile: weights of the next block are prefetched, by a line or by two a turn;
 # weights are prefetched as they are read, since they are read once; lines of y are prefetched; the
 # chain runs over the taps of one channel; and, with a number, so many lines of x, behind those that
-# a tile reads, are prefetched in UNROLL_MORE steps.
+# a tile reads, are prefetched a turn.
 PREFETCH_WEIGHTS, PREFETCH_FASTER, STREAM_WEIGHTS = "prefetch_w", "prefetch_w2", "stream_w"
 PREFETCH_OUTPUTS, ONE_CHANNEL, PREFETCH_X = "prefetch_y", "one_channel", "prefetch_x"
 
@@ -34,30 +35,31 @@ PREFETCHED_LINES = {PREFETCH_WEIGHTS: 1, PREFETCH_FASTER: 2}
 STREAM_AHEAD = 8 << 10
 
 
-def prefetches_x(tile: Tile) -> bool:
-    """Whether the full tile asks for lines of x."""
-    return any(PREFETCH_X in name for name in tile.variant)
-
-
 def prefetched_x_lines(tile: Tile) -> int:
-    """How many a turn."""
-    counts = [int(name.removeprefix(PREFETCH_X)) for name in tile.variant if PREFETCH_X in name]
-    return -(-sum(counts) * unroll_of(tile) // UNROLL_MORE)
+    """Lines of x that a turn of the full tile asks for."""
+    counts = [name.removeprefix(PREFETCH_X) for name in tile.variant if PREFETCH_X in name]
+    return int(counts[0]) if counts else 0
 
 
-def prefetched_lines(tile: Tile) -> int:
+def prefetched_lines(variant: Sequence[str]) -> int:
     """Lines of weights that a turn of the full tile asks for."""
-    return sum(PREFETCHED_LINES.get(name, 0) for name in tile.variant)
+    return sum(PREFETCHED_LINES.get(name, 0) for name in variant)
+
+
+def unroll_with_x(vector_bits: int, vectors: int, variant: Sequence[str]) -> int:
+    """Steps per turn of the full tile if it prefetches x."""
+    is_wide = vector_bits == 512 and vectors == 4
+    return UNROLL_MORE if is_wide and not prefetched_lines(variant) else UNROLL
 
 
 def unroll_of(tile: Tile) -> int:
     """Steps per turn of the full tile: taps that lie apart need an address each, so one."""
     if ONE_CHANNEL in tile.variant:
         return 1
-    if tile.lanes * tile.bits == 256:
-        return UNROLL if prefetches_x(tile) else UNROLL_MORE
-    is_wide = tile.lanes * tile.bits == 512 and tile.vectors == 4
-    return UNROLL_MORE if is_wide and not prefetched_lines(tile) else UNROLL
+    vector_bits = tile.lanes * tile.bits
+    if vector_bits == 256 and not prefetched_x_lines(tile):
+        return UNROLL_MORE
+    return unroll_with_x(vector_bits, tile.vectors, tile.variant)
 
 
 def has_own_loop_of_one_tap(tile: Tile) -> bool:
@@ -69,7 +71,7 @@ def has_own_loop_of_one_tap(tile: Tile) -> bool:
     shorter vectors (tests/codegen).
     """
     is_long_vector = tile.lanes * tile.bits == LINE * 8
-    has_room = tile.vectors == 3 or not prefetches_x(tile) or PREFETCH_WEIGHTS in tile.variant
+    has_room = tile.vectors == 3 or not prefetched_x_lines(tile) or PREFETCH_WEIGHTS in tile.variant
     return is_long_vector and tile.vectors > 2 and has_room and ONE_CHANNEL not in tile.variant
 
 
@@ -83,7 +85,7 @@ class DenseEmitter(Emitter):
 
     def emit(self) -> None:
         self.mask = self.v.first_lanes(self.last_lanes) if self.tile.masked else None
-        self.lines = prefetched_lines(self.tile)
+        self.lines = prefetched_lines(self.variant)
         self.x_lines = prefetched_x_lines(self.tile)
         if self.lines:
             self.begin_prefetch()
