@@ -255,7 +255,7 @@ class Conv1D:
 
     def _checked_filter(self, value: Any, name: str) -> Array:
         shape = self.filter.shape
-        if shape != shape[::-1] == np.shape(value):
+        if shape != shape[::-1] == getattr(value, "shape", None):
             other = "without" if self._permute else "with"
             raise ValueError(
                 f"{name} must have shape {shape}, got {shape[::-1]}, the order of a layer {other} "

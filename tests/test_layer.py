@@ -142,6 +142,15 @@ def test_unknown_attributes_are_refused(attribute):
         setattr(make(), attribute, 1)
 
 
+@pytest.mark.parametrize("permute", [False, True])
+def test_a_filter_in_the_other_order_is_told_what_to_do(permute):
+    layer = make(permute=permute)
+    with pytest.raises(ValueError, match=r"must have shape .* pass filter\.transpose\(2, 1, 0\)$"):
+        layer.filter = layer.filter.transpose(2, 1, 0)
+    with pytest.raises(TypeError, match=r"^filter must be a NumPy array, got list"):
+        layer.filter = [[1], [1, 2]]
+
+
 @pytest.mark.parametrize("name", ["has_bias", "permute"])
 def test_flags_are_true_or_false(name):
     for value in ("no", 2, None, np.zeros(3)):

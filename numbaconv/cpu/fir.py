@@ -134,8 +134,8 @@ class FirEmitter(Emitter):
 
     def emit_tile(self, vectors: int, x: Any, w: Any, bias: Any, y: Any, mask: Any) -> None:
         v, sums = self.v, [bias] * vectors
-        block, written, _ = self.variant
-        if self.variant.reading == BY_TURNS and vectors > 1:
+        block, written, reading = self.variant
+        if reading == BY_TURNS and vectors > 1:
             sums = self.emit_by_turns(x, w, sums)
         elif written:
             for t in range(written):
