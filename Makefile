@@ -3,16 +3,16 @@ PYTHON ?= python3
 VENV   ?= .venv
 PIP    := $(VENV)/bin/python -m pip --quiet --disable-pip-version-check
 
-.PHONY: help demo test test-all lint format bench bench-scan peers bench-peers gpu bench-runtime clean
+.PHONY: help demo test test-all test-aarch64 lint format bench bench-scan peers bench-peers gpu bench-runtime clean
 
 help:  ## Show the targets
-	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## / — /'
+	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## / — /'
 
 # pip 25.1 is the first that installs PEP 735 dependency groups.
 $(VENV)/dev: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(PIP) install --upgrade 'pip>=25.1'
-	$(PIP) install --editable . --group dev
+	$(PIP) install --editable . --group dev $(PINS)
 	@touch $@
 
 demo: $(VENV)/dev  ## Convolve a real recording: make demo [SIGNAL=file.wav|.npy|.csv]
@@ -26,6 +26,14 @@ test: $(VENV)/dev  ## The suite, under 10 minutes on two cores
 
 test-all: $(VENV)/dev  ## The whole suite, as CI runs it
 	$(PYTEST) $(ARGS)
+
+.aarch64/ready: tests/emulation/set_up.sh | $(VENV)/dev
+	PIP="$(PIP)" tests/emulation/set_up.sh
+
+# ARGS="-m pytest -m 'not slow' tests/conformance" takes half an hour.
+test-aarch64: ARGS = -m tests.conformance.isa_sample neon
+test-aarch64: .aarch64/ready  ## The kernels for AArch64, emulated by QEMU; needs Debian's apt-get
+	tests/emulation/python.sh $(ARGS)
 
 lint: $(VENV)/dev  ## Style and types
 	$(VENV)/bin/ruff check .
@@ -60,4 +68,4 @@ bench-runtime: $(VENV)/dev  ## Import, first call, steady call, parallel launch
 	$(VENV)/bin/python -m benchmarks.runtime $(ARGS)
 
 clean:  ## Remove what the targets made, but the peers
-	rm -rf $(VENV) demo-output .pytest_cache .ruff_cache .mypy_cache .hypothesis
+	rm -rf $(VENV) .aarch64 demo-output .pytest_cache .ruff_cache .mypy_cache .hypothesis

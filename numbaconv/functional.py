@@ -19,6 +19,7 @@ from .problem import (
     PaddingMode,
     Precision,
     as_dtype,
+    as_flag,
     as_integer,
     as_word,
 )
@@ -197,6 +198,7 @@ def conv1d(
     >>> conv1d(x, difference, padding="causal").ravel().tolist()
     [0.0, 1.0, 1.0, 1.0, 1.0]
     """
+    permute = as_flag(permute, "permute")
     if is_on_cuda(x):
         from .cuda.function import conv1d_on_device
 

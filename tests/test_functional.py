@@ -70,6 +70,11 @@ def test_permute_takes_and_gives_the_order_of_pytorch():
     np.testing.assert_array_equal(y.transpose(0, 2, 1), conv1d(x, taps, bias))
 
 
+def test_permute_is_true_or_false():
+    with pytest.raises(TypeError, match=r"^permute must be True or False, got 'no'$"):
+        conv1d(normal(2, 50, 4), normal(3, 4, 8), permute="no")
+
+
 def test_the_kernel_is_not_flipped():
     x = np.arange(6.0).reshape(1, 6, 1)
     taps = np.array([1.0, 10.0, 100.0]).reshape(3, 1, 1)

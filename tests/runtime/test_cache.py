@@ -479,6 +479,7 @@ def test_importing_numba_cuda_keeps_the_folder(python, filled):
 
 
 def test_settings_of_a_file_and_assigned_ones_make_another_folder(python, filled, tmp_path):
+    pytest.importorskip("yaml")  # Numba reads its file by it
     tmp_path.joinpath(".numba_config.yaml").write_text("loop_vectorize: 0\n")
     assigned = "from numba import config; config.SLP_VECTORIZE = 1; "
     from_a_file = f"import os; os.chdir({str(tmp_path)!r}); "
