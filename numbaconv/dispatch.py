@@ -6,13 +6,14 @@ The order of the list is the policy. On the CPU:
 2. `fft`           longer kernels by short Fourier transforms, likewise
 3. `fir`           stride 1, one channel; or channel-first, a filter for each channel
 4. `narrow`        one group, C_out that fills few lanes, C_in that fills many
-5. `planar`        channel-first arrays; channels or groups that leave lanes idle; a near filter
-6. `depthwise`     one input channel for each output channel
-7. `sliding`       groups of at most a vector of outputs, taps that share rows of x
-8. `dense`         one group
-9. `small groups`  groups of which several fit in a vector, channel multipliers
-10. `grouped`       any number of groups
-11. `reference`     everything, and all there is under NUMBA_DISABLE_JIT
+5. `interleaved`   a few channels with a filter each, stride 1: positions share vectors
+6. `planar`        channel-first arrays; channels or groups that leave lanes idle; a near filter
+7. `depthwise`     one input channel for each output channel
+8. `sliding`       groups of at most a vector of outputs, taps that share rows of x
+9. `dense`         one group
+10. `small groups`  groups of which several fit in a vector, channel multipliers
+11. `grouped`       any number of groups
+12. `reference`     everything, and all there is under NUMBA_DISABLE_JIT
 """
 
 from __future__ import annotations

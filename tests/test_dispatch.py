@@ -31,8 +31,8 @@ F32, F64 = np.dtype(np.float32), np.dtype(np.float64)
 TRANSFORMS = ["winograd", "fft"]
 ORDER = [
     *TRANSFORMS,
-    "fir", "narrow", "planar", "depthwise", "sliding", "dense", "small groups", "grouped",
-    "reference",
+    "fir", "narrow", "interleaved", "planar", "depthwise", "sliding", "dense", "small groups",
+    "grouped", "reference",
 ]  # fmt: skip
 
 
@@ -90,15 +90,20 @@ ONE_UNIT = dataclasses.replace(WIDE, core="znver4")
 LADDER = {
     "fir": (problem(9, 1, 1), {}),
     "narrow": (problem(3, 64, 1), {"fir": "64 → 1 channels"}),
+    "interleaved": (
+        problem(9, 3, 3, num_groups=3),
+        {"fir": "positions of 3 channels are not side by side", "narrow": "num_groups=3"},
+    ),
     "planar": (
         problem(3, 8, 64, layout="NCL"),
-        {"fir": "8 → 64", "narrow": "C_out=64 fills"},
+        {"fir": "8 → 64", "narrow": "C_out=64 fills", "interleaved": "8 → 64"},
     ),
     "depthwise": (
         problem(3, 32, 32, num_groups=32),
         {
             "fir": "positions of 32 channels are not side by side",
             "narrow": "num_groups=32",
+            "interleaved": "no two positions of 32 channels share 16 lanes",
             "planar": "do not pay for the transposition",
         },
     ),
@@ -107,6 +112,7 @@ LADDER = {
         {
             "fir": "3 → 8",
             "narrow": "C_in=3 fills 16 lanes less well",
+            "interleaved": "3 → 8",
             "planar": "do not pay for the transposition of 3 → 8 channels",
             "depthwise": "C_in/G=3",
         },
@@ -116,6 +122,7 @@ LADDER = {
         {
             "fir": "24 → 64",
             "narrow": "C_out=64 fills",
+            "interleaved": "24 → 64",
             "planar": "do not pay for the transposition of 24 → 64 channels",
             "depthwise": "C_in/G=24",
             "sliding": "C_out/G=64: wider tiles",
@@ -126,6 +133,7 @@ LADDER = {
         {
             "fir": "16 → 16",
             "narrow": "num_groups=8",
+            "interleaved": "16 → 16",
             "planar": "do not pay for the transposition",
             "depthwise": "C_in/G=2 with 8 group",
             "sliding": "groups of 2 channels: several fit",
@@ -137,6 +145,7 @@ LADDER = {
         {
             "fir": "64 → 128",
             "narrow": "num_groups=2",
+            "interleaved": "64 → 128",
             "planar": "do not pay for the transposition",
             "depthwise": "C_in/G=32 with 2 group",
             "sliding": "C_out/G=64: wider tiles",
@@ -183,9 +192,11 @@ def test_dense_tiles_stand_in_for_sliding_ones_where_loads_keep_up():
         ((7, 16, 1), 1, "narrow"),
         ((64, 24, 3), 1, "planar"),
         ((21, 48, 1), 1, "narrow"),
-        ((101, 2, 2), 2, "planar"),  # one filter for each of two channels
+        ((101, 2, 2), 2, "interleaved"),  # one filter for each of two channels
+        ((7, 8, 8), 8, "interleaved"),
+        ((7, 9, 9), 9, "depthwise"),
         ((31, 16, 16), 16, "depthwise"),
-        ((4, 2, 2), 2, "depthwise"),
+        ((4, 2, 2), 2, "interleaved"),
         ((51, 4, 2), 2, "planar"),
         ((3, 16, 16), 4, "small groups"),
         ((64, 64, 8), 4, "planar"),  # 2 of 16 lanes would be in use

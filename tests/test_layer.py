@@ -972,8 +972,8 @@ def test_explain_names_kernel_declines_and_facts():
     explanation = explain(layer, normal(2, 500, 64))
     assert explanation.kernel == "grouped"
     declined = [name for name, _ in explanation.declined]
-    direct = ["fir", "narrow", "planar", "depthwise", "sliding", "dense", "small groups"]
-    assert declined == ["winograd", "fft", *direct]
+    channels = ["fir", "narrow", "interleaved", "planar", "depthwise", "sliding", "dense"]
+    assert declined == ["winograd", "fft", *channels, "small groups"]
     text = str(explanation)
     for pattern in (
         r"^kernel: grouped$",

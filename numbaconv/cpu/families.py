@@ -13,6 +13,7 @@ from .dense import DENSE, GROUPED
 from .depthwise import DEPTHWISE
 from .family import Family
 from .fir import FIR
+from .interleaved import INTERLEAVED
 from .microkernel import INTEGERS, POINTERS, Emitter, Tile
 from .narrow import NARROW
 from .planar import PLANAR
@@ -24,7 +25,7 @@ from .vector import i8, i64, void
 
 # In the order of preference.
 FAMILIES: tuple[Family, ...] = (
-    FIR, NARROW, PLANAR, DEPTHWISE, SLIDING, DENSE, SMALL_GROUPS, GROUPED,
+    FIR, NARROW, INTERLEAVED, PLANAR, DEPTHWISE, SLIDING, DENSE, SMALL_GROUPS, GROUPED,
 )  # fmt: skip
 
 

@@ -38,12 +38,15 @@ class Family(ABC):
         then can it be cut into blocks, and taps that follow each other be merged.
     needs_unit_rows : bool
         Whether positions must lie side by side in x and y.
+    joins_positions : bool
+        Whether all channels of a position must be followed by those of the next one.
     """
 
     name: ClassVar[str]
     emitter: ClassVar[type[Emitter]]
     sums_channels: ClassVar[bool] = False
     needs_unit_rows: ClassVar[bool] = False
+    joins_positions: ClassVar[bool] = False
 
     @abstractmethod
     def declines(self, problem: ConvProblem, target: Target) -> str | None:
@@ -60,6 +63,10 @@ class Family(ABC):
     def interior(self, tile: Tile) -> tuple[int, int]:
         """Of how many positions the interior begins at a multiple, and how many it has at least."""
         return tile.rows, 2 * tile.rows
+
+    def least_window(self, tile: Tile) -> int:
+        """Positions that windows have room for, however few a border has."""
+        return 1
 
     def copies_x(self, problem: ConvProblem) -> bool:
         """Whether all of a contiguous x goes through windows, for another axis is contiguous."""

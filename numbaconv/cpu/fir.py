@@ -16,6 +16,7 @@ from ..problem import ConvProblem
 from ..weights import Weights
 from .blocking import Panel, split_evenly
 from .family import Family
+from .interleaved import INTERLEAVED
 from .microkernel import Emitter, Tile
 from .packing import PackedWeights, pack_bias
 from .sliced import MOST_WRITTEN_TAPS
@@ -70,17 +71,26 @@ class FirVariant(NamedTuple):
         Taps that are written out, or 0 for any.
     reading : str
         `BY_TURNS` or nothing.
+    pitch : int
+        Of several signals: taps are taken by their residue modulo this.
     """
 
     tap_block: int
     written_taps: int
     reading: str
+    pitch: int
 
     @property
     def permuted_taps(self) -> range:
         """Taps whose x is permuted from vectors that are held."""
         count = min(self.written_taps // 2, MOST_PERMUTED) if self.reading == BY_TURNS else 0
         return range(1, 2 * count, 2)
+
+    @property
+    def order(self) -> list[int]:
+        """The taps that are written out, as they are summed."""
+        residues = range(self.pitch)
+        return [t for r in residues for t in range(r, self.written_taps, self.pitch)]
 
 
 class FirEmitter(Emitter):
@@ -134,25 +144,17 @@ class FirEmitter(Emitter):
 
     def emit_tile(self, vectors: int, x: Any, w: Any, bias: Any, y: Any, mask: Any) -> None:
         v, sums = self.v, [bias] * vectors
-        block, written, reading = self.variant
+        block, written, reading, _ = self.variant
         if reading == BY_TURNS and vectors > 1:
             sums = self.emit_by_turns(x, w, sums)
         elif written:
-            for t in range(written):
+            for t in self.variant.order:
                 place = v.at(x, v.ir.mul(self.x_tap, i64(t)))
                 sums = self.slide(1, place, v.at(w, t), sums, mask)
         elif block:
             sums = self.emit_residues(block if vectors > 1 else 1, x, w, sums, mask)
         else:
-
-            def turn(t: Any, sums: list[Any], taps: int) -> list[Any]:
-                for u in range(taps):
-                    tap = v.ir.add(t, i64(u))
-                    place = v.at(x, v.ir.mul(tap, self.x_tap))
-                    sums = self.slide(1, place, v.at(w, tap), sums, mask)
-                return sums
-
-            sums = v.unrolled_loop(self.taps, UNROLL if self.tile.fma else 1, sums, turn)
+            sums = self.emit_one_by_one(x, w, sums, mask)
         if self.tile.streams and mask is None:
             self.store_past_caches(sums, y)
         else:
@@ -167,7 +169,7 @@ class FirEmitter(Emitter):
             is_whole = first + lanes <= behind
             mask = None if is_whole else v.first_lanes(i64(behind - first))
             held.append(self.load(v.at(x, first), mask))
-        for t in range(taps):
+        for t in self.variant.order:
             factor = v.broadcast(v.ir.load(v.at(w, t)))
             for m in range(len(sums)):
                 if t == 0:
@@ -178,6 +180,25 @@ class FirEmitter(Emitter):
                     value = v.load(v.at(x, m * lanes + t))
                 sums[m] = v.fma(value, factor, sums[m])
         return sums
+
+    def emit_one_by_one(self, x: Any, w: Any, sums: list[Any], mask: Any) -> list[Any]:
+        """Taps r, r + pitch, … of each residue r, none of which shares its x with another."""
+        v, b, pitch = self.v, self.v.ir, i64(self.variant.pitch)
+
+        def residue(r: Any, sums: list[Any]) -> list[Any]:
+            def turn(i: Any, sums: list[Any], taps: int) -> list[Any]:
+                for u in range(taps):
+                    tap = b.add(r, b.mul(b.add(i, i64(u)), pitch))
+                    place = v.at(x, b.mul(tap, self.x_tap))
+                    sums = self.slide(1, place, v.at(w, tap), sums, mask)
+                return sums
+
+            count = b.sdiv(b.add(b.sub(self.taps, r), b.sub(pitch, i64(1))), pitch)
+            return v.unrolled_loop(count, UNROLL if self.tile.fma else 1, sums, turn)
+
+        if self.variant.pitch == 1:
+            return residue(i64(0), sums)
+        return v.loop(i64(0), pitch, 1, sums, residue)
 
     def emit_residues(self, most: int, x: Any, w: Any, sums: list[Any], mask: Any) -> list[Any]:
         """Taps r, r + VL, … below K of each residue r: blocks of `most`, then what is left."""
@@ -211,8 +232,8 @@ class FirEmitter(Emitter):
 class Fir(Family):
     """C_in == C_out == G, stride 1: one channel, or channel-first as far as that pays.
 
-    Taps of several channels are summed one after another: the bits are those of the depthwise
-    kernel for channel-last arrays.
+    Taps of several channels are summed in the order of the kernel for channel-last arrays, whose
+    bits are kept.
     """
 
     name = "fir"
@@ -250,9 +271,12 @@ class Fir(Family):
             block = 0
         elif g.dilation > 1:
             block = 1
+        pitch = 1
+        if INTERLEAVED.unfit(problem, target) is None:
+            pitch = max(1, INTERLEAVED.pitch(problem, target))
         return Tile(
             self.emitter.family, problem.dtype.itemsize * 8, lanes, vectors * lanes, vectors=1,
-            masked=False, fma=target.fma, variant=FirVariant(block, written, reading),
+            masked=False, fma=target.fma, variant=FirVariant(block, written, reading, pitch),
         )  # fmt: skip
 
     def panels(self, problem: ConvProblem, target: Target) -> list[Panel]:

@@ -178,7 +178,10 @@ def window_for(blocking: Blocking, inside: Inside) -> tuple[int, WindowShape]:
     if inside.last:
         positions = min(positions, max(inside.first, problem.length_out - inside.last, 1))
     # Transposing the gaps of a small stride takes less time than picking single positions.
-    least = min(blocking.tile.lanes, problem.length_out) if blocking.family.needs_unit_rows else 1
+    least = blocking.family.least_window(blocking.tile)
+    positions = max(positions, least)
+    if blocking.family.needs_unit_rows:
+        least = min(blocking.tile.lanes, problem.length_out)
     is_strip = problem.layout == "NCL" and geometry.stride <= TRANSPOSED_STRIDE
     while True:
         shape = window_shape(
@@ -195,7 +198,10 @@ def inside_read(blocking: Blocking, x_strides: tuple[int, ...]) -> Inside:
     needs_rows = blocking.family.needs_unit_rows
     is_signal = blocking.problem.geometry.in_channels == 1 and not needs_rows
     stride = x_strides[1] if needs_rows else x_strides[2]
-    is_contiguous = is_signal or stride == blocking.problem.dtype.itemsize
+    itemsize = blocking.problem.dtype.itemsize
+    is_contiguous = is_signal or stride == itemsize
+    if blocking.family.joins_positions:
+        is_contiguous = is_contiguous and x_strides[1] == itemsize * blocking.band.row
     return blocking.inside if is_contiguous else Inside(0, 0)
 
 
@@ -250,9 +256,11 @@ def call_table(
     )
     unit_rows = blocking.family.needs_unit_rows
     y_in_place = (y_row if unit_rows else y_channel) == 1
+    if blocking.family.joins_positions:
+        y_in_place = y_in_place and y_row == geometry.out_channels
     is_block_by_block = blocking.is_block_by_block and y_in_place
-    # Whether windows and y are copied by whole rows only.
-    is_plain = x_channel == y_channel == 1 and (not unit_rows or x_row == y_row == 1)
+    # Whether nothing but whole rows is copied.
+    is_plain = y_in_place and x_channel == y_channel == 1 and (not unit_rows or x_row == 1)
     inside = inside_read(blocking, x_strides)
     positions, shape = window_for(blocking, inside)
     stage_rows = max(min(blocking.run, problem.length_out), positions)

@@ -21,6 +21,7 @@ from .blocking import Panel, split_evenly
 from .dense import remainder_of, vectors_of
 from .depthwise import DEPTHWISE
 from .family import Family
+from .interleaved import INTERLEAVED
 from .microkernel import Emitter, Tile
 from .narrow import NARROW
 from .packing import PackedWeights
@@ -86,6 +87,8 @@ def order_of(problem: ConvProblem, target: Target) -> int | str:
     """The order of sums of the kernel that takes channel-last arrays, see `PlanarVariant`."""
     if NARROW.has_its_order(problem, target):
         return BY_LANES
+    if INTERLEAVED.unfit(problem, target) is None:
+        return max(1, INTERLEAVED.pitch(problem, target))
     if any(f.declines(problem, target) is None for f in (DEPTHWISE, SLIDING, SMALL_GROUPS)):
         return max(1, tap_pitch(problem.geometry))
     return int(problem.geometry.group_in_channels == 1)  # all the same, and one loop

@@ -157,6 +157,8 @@ class SlicedVariant(NamedTuple):
         C_in/G, or 0 for any.
     outputs, groups : int
         C_out/G, or VL for one group; and groups of a slice.
+    positions : int
+        Positions side by side in a slice, with their groups.
     pitch : int
         Taps from one that slides to the next, or 0.
     written_taps : int
@@ -171,6 +173,7 @@ class SlicedVariant(NamedTuple):
     depth: int
     outputs: int
     groups: int
+    positions: int
     pitch: int
     written_taps: int
     prefetches: str
@@ -230,7 +233,7 @@ class SlicedEmitter(Emitter):
         self.outputs, self.groups = self.variant.outputs, self.variant.groups
         self.together = min(LINE * 8 // (self.v.lanes * self.v.bits), MOST_TOGETHER)
         self.together = self.together if self.tile.streams else 1
-        self.full_rows = self.tile.rows // self.together
+        self.full_rows = self.tile.rows // self.variant.positions // self.together
         if self.variant.edge == SHIFTED:
             self.find_last_slice()
         self.pitch = max(self.variant.pitch, 1)
@@ -403,8 +406,12 @@ class Sliced(Family):
 
     def tile_rows(self, problem: ConvProblem, target: Target) -> tuple[int, int]:
         """MR and most taps of a block."""
+        return self.rows_of(problem.geometry, target)
+
+    def rows_of(self, geometry: Geometry, target: Target) -> tuple[int, int]:
+        """The same of slices that lie the stride apart."""
         sliding_rows, block, rows = TILES[target.isa]
-        return (sliding_rows, block) if tap_pitch(problem.geometry) else (rows, 1)
+        return (sliding_rows, block) if tap_pitch(geometry) else (rows, 1)
 
     def prefetches(self, problem: ConvProblem, target: Target) -> str:
         """What tiles ask for ahead; one group's rows follow each other, and come by themselves."""
@@ -474,7 +481,7 @@ class Sliced(Family):
                 rows - ((written, rows) in SPILLING), vectors=1,
                 masked=is_partial and not is_shifted, fma=target.fma,
                 variant=SlicedVariant(
-                    block, self.compiled_depth(g), outputs, groups, tap_pitch(g), written,
+                    block, self.compiled_depth(g), outputs, groups, 1, tap_pitch(g), written,
                     self.prefetches(problem, target), SHIFTED if is_shifted else "",
                 ),
             )  # fmt: skip

@@ -64,6 +64,10 @@ def shapes(lanes: int) -> Iterator[tuple[int, ...]]:
         yield lanes, lanes, 1, 1, taps
     for taps in range(2, lanes + 1):
         yield 64, 64, 64, 1, taps
+    for dilation in (1, 2, 4, 8):
+        for channels in range(2, lanes // 2 + 1):  # interleaved, and signals in their order
+            yield channels, channels, channels, dilation
+            yield channels, channels, channels, dilation, 2 * lanes + 1
     for dilation in (1, 2):
         yield 1, 1, 1, dilation
         yield 1, 1, 1, dilation, 2 * lanes + 1
@@ -136,7 +140,7 @@ def parameters(*families: str) -> list[Any]:
 
 DENSE = parameters("dense")
 SHORT = parameters("short")
-OTHERS = parameters("depthwise", "groups", "sliding", "narrow", "fir", "planar")
+OTHERS = parameters("depthwise", "groups", "sliding", "interleaved", "narrow", "fir", "planar")
 TILES = DENSE + SHORT + OTHERS
 
 
@@ -167,7 +171,8 @@ def products_of_a_tap(tile: Tile) -> int:
         return tile.rows // tile.lanes
     if tile.family == "planar":
         return tile.rows // tile.lanes * tile.variant.outputs
-    return tile.rows * tile.vectors
+    positions = tile.variant.positions if tile.family == "interleaved" else 1
+    return tile.rows // positions * tile.vectors
 
 
 def full_tile_loops(isa: str, tile: Tile) -> list[list[str]]:
@@ -328,6 +333,7 @@ def test_every_family_ships_tiles(isa):
         "depthwise",
         "groups",
         "sliding",
+        "interleaved",
         "narrow",
         "fir",
         "planar",

@@ -57,6 +57,11 @@ def every_tile_is_exact():
             steps = Case(7, 9, channels, 2, stride=2, dilation=2, padding="same", dtype=dtype)
             assert_exact(steps)
             assert_exact(steps.but(in_channels=channels, num_groups=channels))
+        for channels in range(2, 9):
+            few = Case(18, channels, channels, 150, num_groups=channels, padding=9, dtype=dtype)
+            for dilation in (1, 2, 16):
+                assert_exact(few.but(dilation=dilation))
+                assert_exact(few.but(dilation=dilation, permute=True))
         for length in range(1, 41):
             for channels in (4, 15, 20, 40):
                 assert_exact(Case(3, 5, channels, length, padding="same", dtype=dtype))

@@ -36,6 +36,9 @@ SHAPES = (
     # Few channels, which go by vectors of positions where there are as many.
     Case(31, 2, 1, 300, has_bias=True),
     Case(50, 3, 3, 300, num_groups=3),
+    Case(21, 2, 2, 300, num_groups=2, has_bias=True),
+    Case(9, 8, 8, 300, num_groups=8, dilation=2),
+    Case(20, 4, 4, 400, num_groups=4, dilation=12),
     Case(16, 64, 8, 300, dilation=2, num_groups=4),
     # Where the padding is a multiple of the common step, the positions in between are left out.
     Case(37, 1, 1, 700, stride=2, dilation=2),

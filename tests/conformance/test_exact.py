@@ -75,6 +75,20 @@ def test_every_number_of_depthwise_channels(channels, dtype):
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("permute", [False, True])
+@pytest.mark.parametrize("channels", range(2, 10))
+def test_interleaved_channels(channels, permute, dtype):
+    """Positions share vectors: taps slide or not, by residue or by positions that lie apart."""
+    few = Case(1, channels, channels, 150, num_groups=channels, permute=permute, dtype=dtype)
+    for taps in (1, 2, 7, 18, 35):
+        for dilation in (1, 2, 3, 4, 8, 24):
+            case = few.but(kernel_size=taps, dilation=dilation, padding="same", has_bias=True)
+            assert_exact(case)
+            assert_exact(case.but(length=3, batch=2, padding_mode="replicate"))
+            assert_exact(case.but(padding=((taps - 1) * dilation, 1)))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("in_channels", CHANNELS)
 def test_few_output_channels(in_channels, dtype):
     for out_channels in (1, 2, 3, 4, 5, 8):

@@ -95,6 +95,17 @@ def test_channels_first_along_the_positions(length_out, stride, dtype, side):
 
 @sides
 @pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("channels", range(2, 9))
+def test_interleaved_channels(channels, dtype, side):
+    """All positions are in place, and the last ones fill a vector in part."""
+    for taps, dilation in ((1, 1), (3, 1), (19, 1), (9, 2), (3, 16)):
+        few = Case(taps, channels, channels, 1, num_groups=channels, dilation=dilation, dtype=dtype)
+        for length_out in (1, 2, 63, 256, *range(200, 209)):
+            assert_stays_inside(few.but(length=length_out + (taps - 1) * dilation), side)
+
+
+@sides
+@pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("kernel_size", range(2, 19))
 def test_signals_with_filters_of_their_own(kernel_size, dtype, side):
     """All positions are in place, and the last vectors end where x does."""

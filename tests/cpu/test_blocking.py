@@ -153,6 +153,9 @@ def test_last_lanes_count_what_a_masked_vector_holds(b):
         elif p.tile.family == "dense":
             assert p.channels == (p.tile.vectors - 1) * lanes + p.last_lanes
             assert p.tile.masked == (p.last_lanes < lanes)
+        if p.tile.family == "interleaved":
+            assert 2 <= p.tile.variant.positions <= lanes // p.channels
+            assert p.tile.variant.groups == p.tile.variant.positions * p.channels
         if p.tile.family in ("depthwise", "groups", "sliding"):
             slice_out = p.tile.variant.outputs * p.tile.variant.groups
             assert p.channels == (p.slices - 1) * slice_out + p.last_lanes
@@ -252,6 +255,8 @@ def registers_of(tile):
     Weights of further taps may come from memory; tests/codegen sees whether anything spills.
     """
     sums, weights = tile.rows * tile.vectors, tile.vectors
+    if tile.family == "interleaved":
+        sums //= tile.variant.positions
     if tile.family == "planar":
         vectors = tile.rows // tile.lanes
         return tile.variant.outputs * vectors + vectors + 1 + (not tile.fma)

@@ -76,6 +76,15 @@ def unpack_sliced(packed, panels, shape):
     return filter_, np.concatenate(rest)
 
 
+def unpack_interleaved(packed, panels, shape):
+    """Read back (tap, position, channel): positions have the same taps, and other lanes none."""
+    positions, width = panels[0].tile.variant.positions, panels[0].tile.variant.groups
+    rows = packed.reshape(shape[0], -1)
+    repeated = rows[:, :width].reshape(shape[0], positions, shape[2])
+    first = repeated[:, :1]
+    return first, np.concatenate([(repeated[:, 1:] - first).ravel(), rows[:, width:].ravel()])
+
+
 def slices_of(panels):
     """(first channel, channels, how many of those the slice before it has too) of each."""
     for panel in panels:
@@ -132,6 +141,7 @@ UNPACK = {
     "dense": unpack_columns,
     "short": unpack_columns,
     "depthwise": unpack_sliced,
+    "interleaved": unpack_interleaved,
     "groups": unpack_sliced,
     "sliding": unpack_sliced,
     "narrow": unpack_narrow,
@@ -141,6 +151,9 @@ UNPACK = {
 
 def columns_in_use(panel):
     """(column, channel of the panel) of packed columns."""
+    if panel.tile.family == "interleaved":
+        yield from ((j, j % panel.channels) for j in range(panel.tile.variant.groups))
+        return
     if UNPACK[panel.tile.family] is unpack_sliced:
         for s, (first, count, _) in enumerate(slices_of([panel])):
             for j in range(count):
@@ -182,6 +195,8 @@ def cases(draw):
         inputs = lanes * draw(st.integers(1, 3)) + draw(st.integers(0, lanes - 1))
         if 0.65 * inputs / (-(-inputs // lanes)) < 0.85 * outputs:
             inputs = lanes * 3
+    elif name == "interleaved":
+        groups = inputs = outputs = draw(st.integers(2, 8))
     elif name == "depthwise":
         groups = inputs = outputs = draw(st.one_of(st.integers(2, 70), st.integers(2040, 2070)))
     elif name == "small groups":
@@ -221,7 +236,7 @@ def packing_of(family, problem, target):
     tile, order, in_slices = panels[0].tile, None, None
     if tile.family == "planar":
         order = tile.variant.order
-    elif tile.family in ("depthwise", "groups", "sliding"):
+    elif tile.family in ("depthwise", "groups", "sliding", "interleaved"):
         in_slices = tile.variant.outputs, tile.variant.groups
     return order, in_slices, [
         (p.first, p.channels, p.column, p.width, p.slices, p.sums_lanes, p.tile.masked)
