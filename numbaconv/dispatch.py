@@ -6,7 +6,7 @@ The order of the list is the policy. On the CPU:
 2. `fft`           longer kernels by short Fourier transforms, likewise
 3. `fir`           stride 1, one channel; or channel-first, a filter for each channel
 4. `narrow`        one group, C_out that fills few lanes, C_in that fills many
-5. `interleaved`   a few channels with a filter each, stride 1: positions share vectors
+5. `interleaved`   few channels with a filter each, stride 1: positions share vectors
 6. `planar`        channel-first arrays; channels or groups that leave lanes idle; a near filter
 7. `depthwise`     one input channel for each output channel
 8. `sliding`       groups of at most a vector of outputs, taps that share rows of x

@@ -103,7 +103,7 @@ LADDER = {
         {
             "fir": "positions of 32 channels are not side by side",
             "narrow": "num_groups=32",
-            "interleaved": "no two positions of 32 channels share 16 lanes",
+            "interleaved": "no two positions of 32 channels fit in 16 lanes",
             "planar": "do not pay for the transposition",
         },
     ),
@@ -217,7 +217,9 @@ def test_vectors_lie_along_positions_where_channels_leave_lanes_idle(shape, grou
         (7, 64, {}, "fir"),
         (11, 64, {"dilation": 2}, "fir"),
         (31, 64, {}, "depthwise"),
-        (31, 8, {}, "fir"),  # half of the lanes of a channel-last tile would be idle
+        (31, 8, {}, "interleaved"),
+        (15, 8, {}, "fir"),
+        (31, 3, {}, "fir"),  # three channels are transposed more slowly
         (15, 64, {}, "fir"),  # every other tap is read by permutations
         (17, 64, {"dilation": 2}, "depthwise"),
         (3, 64, {"stride": 2}, "planar"),

@@ -18,9 +18,10 @@ from .blocking import Band, Panel
 from .family import Family
 from .microkernel import Tile
 from .packing import PackedWeights
-from .sliced import Sliced, SlicedEmitter, SlicedVariant, tap_pitch
+from .sliced import Sliced, SlicedEmitter, SlicedVariant, positions_of_slice, tap_pitch
 from .target import Target
 from .vector import i64
+from .work import channels_pay
 
 
 class InterleavedEmitter(SlicedEmitter):
@@ -57,8 +58,9 @@ class Interleaved(Sliced):
     def declines(self, problem: ConvProblem, target: Target) -> str | None:
         if reason := self.unfit(problem, target):
             return reason
-        if problem.layout == "NCL":
-            return "channel-first arrays: neighbouring positions are of one channel"
+        if problem.layout == "NCL" and not channels_pay(problem, target):
+            taps = problem.geometry.kernel_size
+            return f"{taps} taps do not pay for the transposition of channel-first arrays"
         return None
 
     def unfit(self, problem: ConvProblem, target: Target) -> str | None:
@@ -69,16 +71,11 @@ class Interleaved(Sliced):
                 f"{g.in_channels} → {g.out_channels} channels in {g.num_groups} group(s): "
                 f"not several with a filter each"
             )
-        if self.positions(problem, target) < 2:
-            return f"no two positions of {g.in_channels} channels share {lanes} lanes"
         if g.stride > 1 or problem.step > 1:
             return f"stride={g.stride * problem.step}: outputs are not side by side in x"
+        if positions_of_slice(problem, target) < 2:
+            return f"no two positions of {g.in_channels} channels fit in {lanes} lanes"
         return None
-
-    def positions(self, problem: ConvProblem, target: Target) -> int:
-        """P: as many as fit; without masks in registers of their own if they fill the vector."""
-        channels, lanes = problem.geometry.in_channels, target.lanes(problem.dtype)
-        return lanes // channels if target.has_masks or lanes % channels == 0 else 1
 
     def pitch(self, problem: ConvProblem, target: Target) -> int:
         """Taps from one that slides to the next, 0 if none do."""
@@ -86,7 +83,7 @@ class Interleaved(Sliced):
 
     def of_slices(self, problem: ConvProblem, target: Target) -> Geometry:
         """The same taps from slice to slice."""
-        return dataclasses.replace(problem.geometry, stride=self.positions(problem, target))
+        return dataclasses.replace(problem.geometry, stride=positions_of_slice(problem, target))
 
     def tile_rows(self, problem: ConvProblem, target: Target) -> tuple[int, int]:
         return self.rows_of(self.of_slices(problem, target), target)
@@ -107,7 +104,7 @@ class Interleaved(Sliced):
 
     def panels(self, problem: ConvProblem, target: Target) -> list[Panel]:
         channels, lanes = problem.geometry.in_channels, target.lanes(problem.dtype)
-        positions = self.positions(problem, target)
+        positions = positions_of_slice(problem, target)
         rows, block = self.tile_rows(problem, target)
         tile = Tile(
             self.emitter.family, problem.dtype.itemsize * 8, lanes, rows * positions, vectors=1,

@@ -15,7 +15,7 @@ from .family import Family
 from .microkernel import Emitter, Tile
 from .target import Target
 from .vector import LINE, i64
-from .work import dot_time, planar_declines, planar_time, positions_pay
+from .work import FEWEST, dot_time, planar_declines, planar_time, positions_pay
 
 # By instruction set and C_out: MR and taps of a block where taps slide, and MR where they do
 # not. The largest whose loops keep everything in registers (tests/codegen).
@@ -215,7 +215,8 @@ class Narrow(Family):
         may_be_thinned = problem.step * g.common_step > 1
         if may_be_thinned or planar_declines(problem, target):
             return None
-        if planar_time(problem, target) < dot_time(problem, target):
+        has_many = g.reduction >= FEWEST
+        if has_many and planar_time(problem, target) < dot_time(problem, target):
             return f"C_in={g.in_channels} fills {lanes} lanes less well than positions do"
         return None
 

@@ -30,7 +30,7 @@ from .sliding import SLIDING
 from .small_groups import GATHERING_SHARE, PERMUTING_SHARE, SMALL_GROUPS
 from .target import Target
 from .vector import i64
-from .work import RATES, SLIDING_SHARE, channels_pay, planar_declines, planar_time
+from .work import FEWEST, RATES, SLIDING_SHARE, channels_pay, planar_declines, planar_time
 
 # By instruction set: vectors of positions for 1, 2, … output channels of a tile. The most whose
 # loops keep everything in registers, read off the assembly (tests/codegen).
@@ -62,6 +62,13 @@ LONGEST, LONGEST_POINTWISE, FEW_OUTPUTS = 96, 128, 48
 # takes 0.56 of the time of dense tiles, 1 → 4 K101 0.45, 1 → 8 K64 0.6).
 SHORTEST = 32
 
+# Where one multiply-add starts in a cycle, with one group: what a position of dense tiles takes
+# beside its products, and of the time of transposing what is saved where channels divide the lanes.
+# Zen 4, of the time of dense tiles at 4000 positions: 1 → 2 takes 0.35 by K2 and 0.22 by K15, 2 → 2
+# 0.4 by K2, 4 → 4 0.62, 1 → 4 0.7, 3 → 3 0.86 by K3; by K2 3 → 8 would take 1.3, 12 → 12 1.1. Of
+# fewer vectors of positions than that 1 → 4 and 4 → 4 K2 would take 1.2 and 1.03 at 50 positions.
+DENSE_POSITION, SAVED_EVENLY, SHORT_SIGNAL = 3.5, 0.4, 4
+
 
 def column_time(problem: ConvProblem, target: Target) -> float:
     """What other tiles of channel-last arrays take, see `work`: vectors along output channels."""
@@ -76,7 +83,27 @@ def column_time(problem: ConvProblem, target: Target) -> float:
     share = rates.one if vectors == 1 else rates.more
     if SLIDING.declines(problem, target) is None and tap_pitch(g) == 1:
         share = SLIDING_SHARE
-    return g.reduction * g.num_groups * vectors / share
+    beside = DENSE_POSITION if is_weighed_closely(problem, target) else 0
+    return g.reduction * g.num_groups * vectors / share + beside
+
+
+def is_weighed_closely(problem: ConvProblem, target: Target) -> bool:
+    """Where few products decide, and have been measured."""
+    is_long = problem.length_out >= SHORT_SIGNAL * target.lanes(problem.dtype)
+    return is_long and target.fma_units == problem.geometry.num_groups == 1
+
+
+def position_time(problem: ConvProblem, target: Target) -> float:
+    """What vectors of positions take of channel-last arrays."""
+    g, lanes = problem.geometry, target.lanes(problem.dtype)
+    if g.num_groups > 1 and g.reduction < FEWEST:
+        return math.inf
+    time = planar_time(problem, target)
+    is_even = lanes % g.in_channels == lanes % g.out_channels == 0
+    if is_even and is_weighed_closely(problem, target):
+        saved = SAVED_EVENLY * RATES[target.fma_units].transposing * g.stride
+        time -= saved * (g.in_channels + g.out_channels)
+    return time
 
 
 # The order of dot products: see `PlanarVariant`.
@@ -354,7 +381,7 @@ class Planar(Family):
         is_narrow = g.num_groups == 1 and max(g.in_channels, 2 * g.out_channels) <= lanes
         if is_narrow and g.reduction >= SHORTEST:
             return None
-        if planar_time(problem, target) < column_time(problem, target):
+        if position_time(problem, target) < column_time(problem, target):
             return None
         return (
             f"{g.reduction} products an output do not pay for the transposition of "

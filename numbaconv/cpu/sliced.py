@@ -99,6 +99,20 @@ def groups_of_slice(geometry: Geometry, lanes: int) -> int:
     return max(1, lanes // widest) if geometry.num_groups > 1 else 1
 
 
+def positions_of_slice(problem: ConvProblem, target: Target) -> int:
+    """Positions of all channels, each with a filter of its own, that fit in one vector.
+
+    1 where no two do, or outputs do not lie side by side in x. Without masks in registers of
+    their own they have to fill it.
+    """
+    g, lanes = problem.geometry, target.lanes(problem.dtype)
+    has_filters = 1 < g.in_channels == g.out_channels == g.num_groups
+    fits = target.has_masks or lanes % g.in_channels == 0
+    if not (has_filters and fits) or g.stride > 1 or problem.step > 1:
+        return 1
+    return max(1, lanes // g.in_channels)
+
+
 def tap_pitch(geometry: Geometry) -> int:
     """Taps from one that slides to the next, 0 if none do.
 

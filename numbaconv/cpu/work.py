@@ -6,10 +6,12 @@ A time is the products of a tile over the share of the multiply-add peak that su
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import NamedTuple
 
 from ..problem import ConvProblem
 from .blocking import round_up
+from .sliced import positions_of_slice, tap_pitch
 from .target import Target
 
 
@@ -55,13 +57,18 @@ SLIDING_SHARE = 0.92
 # short that all of it is copied. And what it takes to transpose a vector of x and one of y. Zen 4,
 # of the time of windows, padded by "same": 64 channels at 1000 positions take 0.42 by K3, 0.83 by
 # K15 and 1.4 by K31, at 300 1.08 by K11 (0.77 without padding), at 24 1.4 by K7; 12 channels at
-# 1000 1.03 by K31, 8 channels 0.78. In steps of two 64 take 0.77 by K3 and 1.5 by K5 at 1000, 1.1
+# 1000 1.03 by K31. In steps of two 64 take 0.77 by K3 and 1.5 by K5 at 1000, 1.1
 # by K3 at 300. Of 1180 such layers (8 to 256 channels, 24 to 4000 positions, K2 to K31) the choice
 # loses more than 1.1× in 52, 1.3× at most. On other cores a transposition takes longer beside the
 # products.
 SIGNAL_PRODUCT, PERMUTED_PRODUCT, STEPPED_SIGNAL_PRODUCT = 1.95, 1.7, 4.3
 SIGNAL, SIGNAL_BORDERS, SHORT_SIGNAL = 60, 8, 8
 TRANSPOSED_BOTH = 14
+
+# And where several positions share a vector, but channels do not divide its lanes: of 2000
+# positions, 3 channels take 1.24 of the time of signals by K31 and 0.82 by K101, 6 channels 1.08 by
+# K51, where 8 take 0.77 by K31 and 1.26 by K15, 2 take 0.65 by K101 (Zen 4).
+TRANSPOSED_UNEVENLY = 28
 
 # Vectors of positions against dot products: what a product takes whose x is loaded for it alone, in
 # steps or not, and a vector that is transposed; to add up the lanes of one output; and, for each
@@ -72,8 +79,8 @@ TRANSPOSED_BOTH = 14
 LOADED_PRODUCT, STEPPED_PRODUCT, TRANSPOSED_VECTOR = 1.6, 3, 4
 ADDED_LANES, PARTIAL_TILES, LATENCY = 45, 5, 4
 
-# Products of an output below which a call is over before they have paid for anything: 3 → 3 K4
-# would lose 1.3×.
+# Products of an output below which dot products and groups are over before vectors of positions
+# have paid for anything.
 FEWEST = 16
 
 
@@ -103,8 +110,10 @@ def permutes_taps(problem: ConvProblem, target: Target) -> bool:
 def channels_pay(problem: ConvProblem, target: Target) -> bool:
     """Whether a channel-first depthwise layer is faster by vectors of channels, transposed."""
     g, lanes = problem.geometry, target.lanes(problem.dtype)
-    in_use = g.in_channels / round_up(g.in_channels, lanes)
-    if target.fma_units > 1 or (in_use <= 0.5 and g.stride == 1):
+    positions = positions_of_slice(problem, target)
+    in_use = positions * g.in_channels / round_up(positions * g.in_channels, lanes)
+    do_slide = positions == 1 or tap_pitch(replace(g, stride=positions)) > 0
+    if target.fma_units > 1 or not do_slide or (in_use <= 0.5 and g.stride == 1):
         return False
     product = SIGNAL_PRODUCT
     if g.stride > 1:
@@ -115,7 +124,8 @@ def channels_pay(problem: ConvProblem, target: Target) -> bool:
     if vectors >= SHORT_SIGNAL and max(problem.padding) > 0:
         beside += SIGNAL_BORDERS * g.kernel_size
     saved = g.kernel_size * (product - 1 / (SLIDING_SHARE * in_use)) + beside / vectors
-    return saved > TRANSPOSED_BOTH / in_use
+    is_even = positions == 1 or lanes % g.in_channels == 0
+    return saved > (TRANSPOSED_BOTH if is_even else TRANSPOSED_UNEVENLY) / in_use
 
 
 def positions_pay(problem: ConvProblem, target: Target) -> bool:
@@ -135,8 +145,6 @@ def positions_pay(problem: ConvProblem, target: Target) -> bool:
 def planar_time(problem: ConvProblem, target: Target) -> float:
     """By vectors of positions, with x and y transposed on the way."""
     g, rates = problem.geometry, RATES[target.fma_units]
-    if g.reduction < FEWEST:
-        return math.inf
     each = (rates.transposing if g.num_groups == 1 else rates.of_groups) * g.stride
     products = g.reduction * g.out_channels / target.lanes(problem.dtype)
     share = rates.planar * (1 if g.stride == 1 else STEPPING)
