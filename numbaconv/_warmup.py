@@ -139,6 +139,11 @@ def jobs_of_dtype(dtype: np.dtype[Any]) -> Iterator[Job]:
         for taps in range(2, most + 2):
             layer = Conv1D(taps, inputs, outputs, dtype, num_groups=groups, algorithm="direct")
             yield from jobs_of_layer(layer)
+    # A few channels with filters of their own, whose taps slide or not.
+    for channels in range(2, lanes // 2 + 1):
+        for taps in (2, lanes + 1):
+            layer = Conv1D(taps, channels, channels, dtype, num_groups=channels, algorithm="direct")
+            yield from jobs_of_layer(layer)
     # Where channels leave lanes idle: vectors of positions, and of half the size.
     for outputs in (*range(lanes // 2 + 1, lanes, 2), lanes + 1, lanes + lanes // 2):
         layer = Conv1D(5, 5 * lanes // 4, outputs, dtype, algorithm="direct")

@@ -189,6 +189,9 @@ def test_dense_tiles_stand_in_for_sliding_ones_where_loads_keep_up():
     "shape, groups, expected",
     [
         ((31, 2, 1), 1, "planar"),  # a stereo signal to one channel
+        ((2, 2, 2), 1, "planar"),
+        ((7, 1, 2), 1, "planar"),
+        ((2, 3, 8), 1, "dense"),
         ((7, 16, 1), 1, "narrow"),
         ((64, 24, 3), 1, "planar"),
         ((21, 48, 1), 1, "narrow"),

