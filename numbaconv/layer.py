@@ -494,7 +494,7 @@ def explain(layer: Conv1D, x: Any) -> Explanation:
     --------
     >>> import numpy as np
     >>> from numbaconv import Conv1D, explain
-    >>> explain(Conv1D(3, 8, 8, num_groups=8), np.zeros((1, 10, 8), np.float32)).kernel
+    >>> explain(Conv1D(3, 40, 40, num_groups=40), np.zeros((1, 10, 40), np.float32)).kernel
     'depthwise'
     """
     if not isinstance(layer, Conv1D):

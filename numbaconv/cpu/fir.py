@@ -271,9 +271,7 @@ class Fir(Family):
             block = 0
         elif g.dilation > 1:
             block = 1
-        pitch = 1
-        if INTERLEAVED.unfit(problem, target) is None:
-            pitch = max(1, INTERLEAVED.pitch(problem, target))
+        pitch = INTERLEAVED.order(problem, target) or 1
         return Tile(
             self.emitter.family, problem.dtype.itemsize * 8, lanes, vectors * lanes, vectors=1,
             masked=False, fma=target.fma, variant=FirVariant(block, written, reading, pitch),

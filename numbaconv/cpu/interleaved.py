@@ -79,6 +79,10 @@ class Interleaved(Sliced):
             return f"no two positions of {g.in_channels} channels fit in {lanes} lanes"
         return None
 
+    def order(self, problem: ConvProblem, target: Target) -> int:
+        """Taps are summed by their residue modulo this, by whatever kernel; 0 for other layers."""
+        return max(1, self.pitch(problem, target)) if self.unfit(problem, target) is None else 0
+
     def pitch(self, problem: ConvProblem, target: Target) -> int:
         """Taps from one that slides to the next, 0 if none do."""
         return tap_pitch(self.of_slices(problem, target))
@@ -90,6 +94,7 @@ class Interleaved(Sliced):
     def tile_rows(self, problem: ConvProblem, target: Target) -> tuple[int, int]:
         return self.rows_of(self.of_slices(problem, target), target)
 
+    # Rows follow each other, and do not collide in the first cache as those of more channels may.
     def run(self, problem: ConvProblem, tile: Tile, target: Target) -> int:
         return Family.run(self, problem, tile, target)
 

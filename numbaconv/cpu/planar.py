@@ -67,7 +67,7 @@ SHORTEST = 32
 # Zen 4, of the time of dense tiles at 4000 positions: 1 → 2 takes 0.35 by K2 and 0.22 by K15, 2 → 2
 # 0.4 by K2, 4 → 4 0.62, 1 → 4 0.7, 3 → 3 0.86 by K3; by K2 3 → 8 would take 1.3, 12 → 12 1.1. Of
 # fewer vectors of positions than that 1 → 4 and 4 → 4 K2 would take 1.2 and 1.03 at 50 positions.
-DENSE_POSITION, SAVED_EVENLY, SHORT_SIGNAL = 3.5, 0.4, 4
+DENSE_POSITION, SAVED_EVENLY, FEWEST_VECTORS = 3.5, 0.4, 4
 
 
 def column_time(problem: ConvProblem, target: Target) -> float:
@@ -89,7 +89,7 @@ def column_time(problem: ConvProblem, target: Target) -> float:
 
 def is_weighed_closely(problem: ConvProblem, target: Target) -> bool:
     """Where there are few products, which has been measured."""
-    is_long = problem.length_out >= SHORT_SIGNAL * target.lanes(problem.dtype)
+    is_long = problem.length_out >= FEWEST_VECTORS * target.lanes(problem.dtype)
     has_few = problem.geometry.reduction < SHORTEST and problem.geometry.num_groups == 1
     return is_long and has_few and target.fma_units == 1
 
@@ -97,11 +97,10 @@ def is_weighed_closely(problem: ConvProblem, target: Target) -> bool:
 def position_time(problem: ConvProblem, target: Target) -> float:
     """What vectors of positions take of channel-last arrays."""
     g, lanes = problem.geometry, target.lanes(problem.dtype)
-    if g.num_groups > 1 and g.reduction < FEWEST:
-        return math.inf
     time = planar_time(problem, target)
-    is_even = lanes % g.in_channels == lanes % g.out_channels == 0
-    if is_even and is_weighed_closely(problem, target):
+    if not is_weighed_closely(problem, target):
+        return time if g.reduction >= FEWEST else math.inf
+    if lanes % g.in_channels == lanes % g.out_channels == 0:
         saved = SAVED_EVENLY * RATES[target.fma_units].transposing * g.stride
         time -= saved * (g.in_channels + g.out_channels)
     return time
@@ -115,8 +114,6 @@ def order_of(problem: ConvProblem, target: Target) -> int | str:
     """The order of sums of the kernel that takes channel-last arrays, see `PlanarVariant`."""
     if NARROW.has_its_order(problem, target):
         return BY_LANES
-    if INTERLEAVED.unfit(problem, target) is None:
-        return max(1, INTERLEAVED.pitch(problem, target))
     if any(f.declines(problem, target) is None for f in (DEPTHWISE, SLIDING, SMALL_GROUPS)):
         return max(1, tap_pitch(problem.geometry))
     return int(problem.geometry.group_in_channels == 1)  # all the same, and one loop
@@ -362,6 +359,8 @@ class Planar(Family):
             return f"no tiles for the instruction set {target.isa!r}"
         if reason := planar_declines(problem, target):
             return reason
+        if INTERLEAVED.order(problem, target):
+            return f"{g.in_channels} channels with a filter each: positions of all share vectors"
         if problem.length_out < lanes:
             return f"{problem.length_out} positions do not fill {lanes} lanes"
         if dots := remainder_of(problem, target).dots:
