@@ -81,7 +81,8 @@ class Interleaved(Sliced):
 
     def order(self, problem: ConvProblem, target: Target) -> int:
         """Taps are summed by their residue modulo this, by whatever kernel; 0 for other layers."""
-        return max(1, self.pitch(problem, target)) if self.unfit(problem, target) is None else 0
+        is_fit = positions_of_slice(problem, target) > 1
+        return max(1, self.pitch(problem, target)) if is_fit else 0
 
     def pitch(self, problem: ConvProblem, target: Target) -> int:
         """Taps from one that slides to the next, 0 if none do."""
