@@ -171,6 +171,16 @@ class Geometry:
         return math.gcd(self.stride, self.dilation) if self.kernel_size > 1 else self.stride
 
     @property
+    def phases(self) -> int:
+        """Sets of positions, each as far apart as outputs are, that the taps of one output meet."""
+        return self.stride // self.common_step
+
+    @property
+    def phase_dilation(self) -> int:
+        """Positions of a phase from one of its taps to the next."""
+        return max(1, self.dilation // self.common_step)
+
+    @property
     def reduction(self) -> int:
         """Products summed for one output, R = K*C_in/G."""
         return self.kernel_size * self.group_in_channels

@@ -167,7 +167,8 @@ def test_each_kernel_takes_its_own_and_the_others_say_why_not(name):
 
 
 def test_more_reasons():
-    assert "stride=2" in dict(choose(problem(9, 1, 1, stride=2)).declined)["fir"]
+    uneven = problem(9, 3, 3, num_groups=3, stride=2, dilation=3, layout="NCL", length=1000)
+    assert "one after another" in dict(choose(uneven, target=ONE_UNIT).declined)["fir"]
     multiplied = problem(3, 4, 8, num_groups=4)
     assert "channel multiplier 2" in dict(choose(multiplied).declined)["depthwise"]
     thin = problem(3, 1, 4)
@@ -225,17 +226,47 @@ def test_vectors_lie_along_positions_where_channels_leave_lanes_idle(shape, grou
         (31, 3, {}, "fir"),  # three channels are transposed more slowly
         (15, 64, {}, "fir"),  # every other tap is read by permutations
         (17, 64, {"dilation": 2}, "depthwise"),
-        (3, 64, {"stride": 2}, "planar"),
-        (7, 64, {"stride": 2}, "depthwise"),
-        (7, 8, {"stride": 2}, "planar"),
+        (3, 64, {"stride": 2}, "fir"),
+        (15, 64, {"stride": 2}, "depthwise"),
+        (31, 8, {"stride": 2}, "fir"),
+        (7, 8, {"stride": 4}, "fir"),
+        (7, 8, {"stride": 2, "dilation": 3}, "planar"),  # taps one after another
     ],
 )
 def test_channel_first_signals_with_filters_of_their_own(taps, channels, parameters, expected):
     p = problem(taps, channels, channels, num_groups=channels, length=1000, layout="NCL")
     p = dataclasses.replace(p, geometry=dataclasses.replace(p.geometry, **parameters))
     assert choose(p, target=ONE_UNIT).kernel.name == expected
-    two_units = "planar" if "stride" in parameters else "fir"
+    two_units = "planar" if len(parameters) > 1 else "fir"
     assert choose(p, target=WIDE).kernel.name == two_units
+
+
+@pytest.mark.parametrize(
+    "taps, channels, stride, expected",
+    [
+        (3, 1, 2, "fir"),
+        (1023, 1, 7, "fir"),
+        (7, 2, 2, "fir"),  # stereo
+        (31, 4, 4, "fir"),
+        (2, 4, 4, "depthwise"),
+        (7, 8, 2, "depthwise"),
+        (127, 16, 2, "depthwise"),
+    ],
+)
+def test_channel_last_signals_with_a_stride(taps, channels, stride, expected):
+    p = problem(taps, channels, channels, num_groups=channels, stride=stride, length=16000)
+    assert choose(p, target=ONE_UNIT).kernel.name == expected
+
+
+@pytest.mark.parametrize("length", [40, 1000])
+@pytest.mark.parametrize("layout", ["NLC", "NCL"])
+def test_one_channel_is_summed_by_one_kernel_whatever_its_stride(layout, length):
+    """Its order of taps is no other kernel's, so it may not depend on the length."""
+    for taps in (1, 2, 9, 31):
+        for stride in (1, 2, 3, 8):
+            p = problem(taps, 1, 1, stride=stride, length=length, layout=layout)
+            for target in (ONE_UNIT, WIDE):
+                assert choose(p, target=target).kernel.name == "fir"
 
 
 @pytest.mark.parametrize(

@@ -37,7 +37,8 @@ class Family(ABC):
         Whether the reduction runs over channels of x, in one chain of (tap, channel). Only
         then can it be cut into blocks, and taps that follow each other be merged.
     needs_unit_rows : bool
-        Whether positions must lie side by side in x and y.
+        Whether positions must lie side by side in x and y; with a stride those of a phase do, in
+        windows (`window.phase_shape`).
     joins_positions : bool
         Whether all channels of a position must be followed by those of the next one.
     """
@@ -72,12 +73,14 @@ class Family(ABC):
         """Whether all of a contiguous x goes through windows, for another axis is contiguous."""
         is_signal = problem.geometry.in_channels == 1
         if self.needs_unit_rows:
-            return problem.step > 1 or not (is_signal or problem.layout == "NCL")
+            has_steps = problem.step > 1 or problem.geometry.stride > 1
+            return has_steps or not (is_signal or problem.layout == "NCL")
         return problem.layout == "NCL" and not is_signal
 
     def band(self, problem: ConvProblem, panels: int, run: int, target: Target) -> Band:
         """How many of the panels go over all positions before the next ones do."""
-        return Band(panels, problem.geometry.in_channels, step=0, is_copied=False)
+        is_copied = self.needs_unit_rows and problem.geometry.stride > 1
+        return Band(panels, problem.geometry.in_channels, step=0, is_copied=is_copied)
 
     def stores_lines(self, problem: ConvProblem, target: Target) -> bool:
         """Whether stores past the caches fill whole lines at once."""

@@ -29,7 +29,6 @@ from .memory import (
 )  # fmt: skip
 from .sharing import first_item, next_unit, pieces_of
 from .tables import RUN
-from .window import fill_window
 
 RUN_FIELDS = len(RUN.names or ())
 
@@ -135,7 +134,7 @@ def begin_run(call, x, y, band, first, last, window, runs, i):
         rows = smaller(rows, c.window_run)
         if l < c.inside_first:
             rows = smaller(rows, c.inside_first - l)
-        fill_window(window, call, x_n, origin, rows, band * c.band_step)
+        call_address(c.filler, (window, call, x_n, origin, rows, band * c.band_step))
         run.source, run.is_merged = address(window), c.window_is_merged
         run.row, run.tap = c.window_stride * c.window_row, c.window_dilation * c.window_row
         run.channel = c.window_channel

@@ -15,7 +15,7 @@ from .family import Family
 from .microkernel import Emitter, Tile
 from .target import Target
 from .vector import LINE, i64
-from .work import FEWEST, dot_time, planar_declines, planar_time, positions_pay
+from .work import DOT_OUTPUT, FEWEST, dot_time, planar_declines, planar_time, positions_pay
 
 # By instruction set and C_out: MR and taps of a block where taps slide, and MR where they do
 # not. The largest whose loops keep everything in registers (tests/codegen).
@@ -179,8 +179,10 @@ def vectors_of_dots(problem: ConvProblem, outputs: int, target: Target) -> float
     lanes, depth = target.lanes(problem.dtype), problem.geometry.group_in_channels
     if outputs not in TILES.get(target.isa, ()):
         return math.inf
-    in_use = depth / (-(-depth // lanes) * lanes)
-    return outputs / lanes / in_use * DENSE_SHARE / DOT_SHARE
+    vectors = -(-depth // lanes)
+    taps = problem.geometry.kernel_size
+    added = DOT_OUTPUT / (taps * vectors) if target.fma_units == 1 else 0
+    return outputs * vectors / depth * (1 + added) * DENSE_SHARE / DOT_SHARE
 
 
 class Narrow(Family):
@@ -215,8 +217,8 @@ class Narrow(Family):
         may_be_thinned = problem.step * g.common_step > 1
         if may_be_thinned or planar_declines(problem, target):
             return None
-        has_many = g.reduction >= FEWEST
-        if has_many and planar_time(problem, target) < dot_time(problem, target):
+        is_measured = g.reduction >= FEWEST or target.fma_units == 1
+        if is_measured and planar_time(problem, target) < dot_time(problem, target):
             return f"C_in={g.in_channels} fills {lanes} lanes less well than positions do"
         return None
 

@@ -24,7 +24,7 @@ from .tables import BLOCK, CALL, PANEL
 from .target import Target
 from .transposition import copier_address
 from .vector import LINE
-from .window import MODE_CODES, WindowShape, filler_address, window_shape
+from .window import MODE_CODES, WindowShape, filler_address, phase_shape, window_shape
 
 
 class PanelPlan(RememberingPlan["PanelCall"]):
@@ -184,10 +184,13 @@ def window_for(blocking: Blocking, inside: Inside) -> tuple[int, WindowShape]:
         least = min(blocking.tile.lanes, problem.length_out)
     is_strip = problem.layout == "NCL" and geometry.stride <= TRANSPOSED_STRIDE
     while True:
-        shape = window_shape(
-            positions, geometry.kernel_size, geometry.stride, geometry.dilation,
-            keeps_stride=blocking.family.needs_unit_rows or is_strip,
-        )  # fmt: skip
+        if blocking.family.needs_unit_rows and geometry.stride > 1:
+            shape = phase_shape(positions, geometry)
+        else:
+            shape = window_shape(
+                positions, geometry.kernel_size, geometry.stride, geometry.dilation,
+                keeps_stride=is_strip,
+            )  # fmt: skip
         if positions <= least or shape.rows(positions) * row_bytes <= limit:
             return positions, shape
         positions = max(least, positions // 2)
@@ -216,7 +219,7 @@ def extent(shape: tuple[int, ...], strides: tuple[int, ...], itemsize: int) -> t
 def array_fields(
     problem: ConvProblem, x_strides: tuple[int, ...], y_strides: tuple[int, ...]
 ) -> dict[str, int]:
-    """What every table says of x and y: extents, strides in elements, padding; and its filler."""
+    """What every table says of x and y: extents, strides in elements, padding."""
     geometry, itemsize = problem.geometry, problem.dtype.itemsize
     x_batch, x_row, x_channel = (stride // itemsize for stride in x_strides)
     y_batch, y_row, y_channel = (stride // itemsize for stride in y_strides)
@@ -229,7 +232,6 @@ def array_fields(
         x_low=x_low, x_high=x_high, y_low=y_low, y_high=y_high,
         crop=max(0, -problem.padding[0]), left=max(0, problem.padding[0]),
         mode=MODE_CODES[geometry.padding_mode], stride=geometry.stride,
-        filler=filler_address(problem.dtype),
     )  # fmt: skip
 
 
@@ -260,12 +262,16 @@ def call_table(
         y_in_place = y_in_place and y_row == geometry.out_channels
     is_block_by_block = blocking.is_block_by_block and y_in_place
     # Whether nothing but whole rows is copied.
-    is_plain = y_in_place and x_channel == y_channel == 1 and (not unit_rows or x_row == 1)
+    is_plain = y_in_place and x_channel == y_channel == 1
+    is_plain = is_plain and (not unit_rows or x_row == geometry.stride == 1)
     inside = inside_read(blocking, x_strides)
     positions, shape = window_for(blocking, inside)
     stage_rows = max(min(blocking.run, problem.length_out), positions)
     stage_width = max(panel.channels for panel in blocking.panels)
     band, line = blocking.band, LINE // problem.dtype.itemsize
+    window_size = -(-shape.rows(positions) * band.row // line) * line  # the stage is behind it
+    if unit_rows:
+        shape = shape.in_planes(band.row)
     merges = blocking.family.sums_channels and geometry.num_groups == 1
     window_merges = blocking.family.sums_channels and band.row == geometry.group_in_channels
     panels, blocks = panel_table(blocking, past_caches), block_table(blocking)
@@ -280,9 +286,11 @@ def call_table(
         window_stride=shape.stride, window_dilation=shape.dilation,
         window_strips=shape.strips, window_pitch=shape.pitch, window_step=shape.step,
         window_first_rows=shape.first_rows, window_more_rows=shape.more_rows,
-        window_size=-(-shape.rows(positions) * band.row // line) * line,  # the stage is behind it
+        window_every=shape.every, window_phase_dilation=shape.phase_dilation,
+        window_long_strips=shape.long_strips,
+        window_size=window_size,
         window_row=1 if unit_rows else band.row,
-        window_channel=shape.rows(positions) if unit_rows else 1,
+        window_channel=shape.strip_rows(positions) if unit_rows else 1,
         band_channels=band.channels, band_step=band.step, band_panels=band.panels,
         stage_size=0 if y_in_place else stage_rows * stage_width,
         stage_row=1 if unit_rows else stage_width, stage_channel=stage_rows if unit_rows else 1,
@@ -293,6 +301,7 @@ def call_table(
         weights=0, bias=0,
         x_bytes=problem.in_bytes * problem.step,
         copier=0 if is_plain else copier_address(problem.dtype),
+        filler=filler_address(problem.dtype),
         **arrays,
     )  # fmt: skip
     return (filled(CALL, values), panels, blocks)

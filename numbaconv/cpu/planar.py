@@ -45,6 +45,11 @@ VECTORS = {
 # Steps of the inner loop per turn, as in the dense tile.
 UNROLL = 2
 
+# Positions of a run whose x is copied, if they fit in a quarter of L2: a window takes a while to
+# begin, and its receptive fields overlap. Of runs of 480, 2 → 1 K31 takes 0.7 of the time, 1 → 8 K4
+# s2 0.92, 64 → 4 K31 0.97 (Zen 4, 4000 to 16000 positions); longer ones gain nothing.
+COPIED_RUN = 1920
+
 # Groups of one slice each that share a panel: threads may divide panels. With a panel for each, 128
 # groups take twice to seven times as long at 100 positions.
 PANEL_GROUPS = 32
@@ -69,6 +74,15 @@ SHORTEST = 32
 # fewer vectors of positions than that 1 → 4 and 4 → 4 K2 would take 1.2 and 1.03 at 50 positions.
 DENSE_POSITION, SAVED_EVENLY, FEWEST_VECTORS = 3.5, 0.4, 4
 
+# There, what the windows of a signal take beside its positions: of 4100 layers (1 to 64 channels,
+# 100 to 8000 positions) the choice loses more than 1.1× in 250 rather than 420, 1.9× at most.
+WINDOWS = 700
+
+# Vectors of positions from which signals of groups that share a vector are worth sorting into
+# phases, each by itself: 64 → 128 K16 s4 in 64 groups takes 2.1 of the time of groups side by side
+# at 4.5 (Zen 4).
+FEWEST_SORTED_VECTORS = 5
+
 
 def column_time(problem: ConvProblem, target: Target) -> float:
     """What other tiles of channel-last arrays take, see `work`: vectors along output channels."""
@@ -89,8 +103,9 @@ def column_time(problem: ConvProblem, target: Target) -> float:
 
 def is_weighed_closely(problem: ConvProblem, target: Target) -> bool:
     """Where there are few products, which has been measured."""
+    g = problem.geometry
     is_long = problem.length_out >= FEWEST_VECTORS * target.lanes(problem.dtype)
-    has_few = problem.geometry.reduction < SHORTEST and problem.geometry.num_groups == 1
+    has_few = g.reduction < SHORTEST and (g.num_groups == 1 or g.stride > 1)
     return is_long and has_few and target.fma_units == 1
 
 
@@ -98,11 +113,13 @@ def position_time(problem: ConvProblem, target: Target) -> float:
     """What vectors of positions take of channel-last arrays."""
     g, lanes = problem.geometry, target.lanes(problem.dtype)
     time = planar_time(problem, target)
+    if target.fma_units == 1:
+        time += WINDOWS / problem.length_out
     if not is_weighed_closely(problem, target):
         return time if g.reduction >= FEWEST else math.inf
     if lanes % g.in_channels == lanes % g.out_channels == 0:
-        saved = SAVED_EVENLY * RATES[target.fma_units].transposing * g.stride
-        time -= saved * (g.in_channels + g.out_channels)
+        channels = g.in_channels + g.out_channels if g.stride == 1 else g.out_channels
+        time -= SAVED_EVENLY * RATES[target.fma_units].transposed(g.num_groups) * channels
     return time
 
 
@@ -133,22 +150,27 @@ def in_order(filter: Array, order: int | str, lanes: int) -> Array:
 
 
 class PlanarVariant(NamedTuple):
-    """What a tile compiles in: output channels of a slice, the stride, and the order of sums.
+    """What a tile compiles in: output channels of a slice, phases, and the order of sums.
 
-    It is the order of the kernel for channel-last arrays, whose bits are kept: 0 tap by tap;
+    Of more than one phase, strips of x that taps read by turns, also the rows from one tap of a
+    strip to the next.
+
+    The order is that of the kernel for channel-last arrays, whose bits are kept: 0 tap by tap;
     otherwise channel by channel, over the taps by their residue modulo it (`sliced.tap_pitch`); or
     `BY_LANES`, as dot products do: each lane of a vector of channels has a sum of its own, and
     these are added up by a tree.
     """
 
     outputs: int
-    stride: int
+    phases: int
+    phase_dilation: int
     order: int | str
 
 
 class PlanarEmitter(Emitter):
-    """y[l + co*y_channel] = Σ_t Σ_ci x[l*stride + t*x_tap + ci*x_channel] · w[s, (t, ci), co]
+    """y[l + co*y_channel] = Σ_t Σ_ci x[l + t*x_tap + ci*x_channel] · w[s, (t, ci), co]
 
+    With phases tap t reads x[l + t%P*x_tap + t//P*phase_dilation + …].
     A slice is a group, or a part of the one group of a panel. The last slice is shifted back over
     the one before it if it has fewer channels, which writes the same values twice.
     """
@@ -160,19 +182,18 @@ class PlanarEmitter(Emitter):
     def emit(self) -> None:
         """Tiles of up to MR positions, then a partial vector."""
         v, b = self.v, self.v.ir
-        self.outputs, self.stride, self.order = self.variant
+        self.outputs, self.phases, self.phase_dilation, self.order = self.variant
         if self.order == BY_LANES:
             self.levels = (v.lanes - 1).bit_length()
             most_sums = self.outputs * self.tile.rows // v.lanes
             with b.goto_entry_block():
                 self.room = b.alloca(v.vector, (self.levels + 1) * most_sums)
         whole, most = b.sdiv(self.rows, i64(v.lanes)), self.tile.rows // v.lanes
-        self.cover(whole, most, i64(v.lanes * self.stride), i64(v.lanes), self.emit_tile)
+        self.cover(whole, most, i64(v.lanes), i64(v.lanes), self.emit_tile)
         done = b.mul(whole, i64(v.lanes))
         rest = b.sub(self.rows, done)
         with b.if_then(b.icmp_signed(">", rest, i64(0))):
-            x = v.at(self.x, b.mul(done, i64(self.stride)))
-            self.emit_tile(1, x, v.at(self.y, done), rest)
+            self.emit_tile(1, v.at(self.x, done), v.at(self.y, done), rest)
 
     def emit_tile(self, vectors: int, x: Any, y: Any, rest: Any = None) -> None:
         """All channels of `vectors` vectors of positions, or of the last `rest` positions."""
@@ -201,18 +222,18 @@ class PlanarEmitter(Emitter):
         biases = [
             v.broadcast(b.load(v.at(bias, c))) for c in range(self.outputs) for _ in range(vectors)
         ]
-        run = self.run_of(vectors, self.masks(rest), ahead)
+        mask = None if rest is None else v.first_lanes(rest)
+        run = self.run_of(vectors, mask, ahead)
         if self.order == BY_LANES:
             totals = self.totals_of_lanes(x, w, len(biases), run)
             sums = [b.fadd(total, bias) for total, bias in zip(totals, biases, strict=True)]
         else:
             _, *sums = self.in_order(x, [w, *biases], run)
-        mask = None if rest is None else v.first_lanes(rest)
         rows = self.row_pointers(y, self.y_channel, self.outputs)
         self.store(sums, ((v.at(row, k * v.lanes), mask) for row in rows for k in range(vectors)))
 
     def run_of(
-        self, vectors: int, masks: list[Any], ahead: Any
+        self, vectors: int, mask: Any, ahead: Any
     ) -> Callable[[Any, Any, Any, list[Any]], list[Any]]:
         """What emits products of `vectors` vectors of positions that lie a step apart."""
         v, b = self.v, self.v.ir
@@ -226,7 +247,7 @@ class PlanarEmitter(Emitter):
                     place = v.at(base, b.mul(b.add(i, i64(u)), step))
                     if ahead is not None:
                         v.prefetch(v.at(place, ahead))
-                    values = [self.load_x(place, k, masks) for k in range(vectors)]
+                    values = [self.load(v.at(place, k * v.lanes), mask) for k in range(vectors)]
                     sums = self.multiply(values, v.at(w, u * self.outputs), sums)
                 return [v.at(w, number * self.outputs), *sums]
 
@@ -271,7 +292,7 @@ class PlanarEmitter(Emitter):
 
             def channel(j: Any, carried: list[Any]) -> list[Any]:
                 base = v.at(first, b.mul(b.mul(j, i64(lanes)), self.x_channel))
-                return run(base, self.taps, self.x_tap, carried)
+                return self.over_taps(base, carried, run)
 
             zeros = [v.zero()] * count
             w, *sums = v.loop(i64(0), b.sdiv(last, i64(lanes)), 1, [*carried, *zeros], channel)
@@ -287,24 +308,44 @@ class PlanarEmitter(Emitter):
         """All products of one output: `run(x, count, step, carried)` of those a step apart."""
         v, b, pitch = self.v, self.v.ir, i64(self.order)
 
-        def tap(t: Any, carried: list[Any]) -> list[Any]:
-            return run(v.at(x, b.mul(t, self.x_tap)), self.depth, self.x_channel, carried)
-
         def channel(ci: Any, carried: list[Any]) -> list[Any]:
             first = v.at(x, b.mul(ci, self.x_channel))
 
             def residue(r: Any, carried: list[Any]) -> list[Any]:
                 count = b.sdiv(b.add(b.sub(self.taps, r), i64(self.order - 1)), pitch)
-                base = v.at(first, b.mul(r, self.x_tap))
-                return run(base, count, b.mul(pitch, self.x_tap), carried)
+                step = b.mul(pitch, self.x_tap) if self.phases == 1 else i64(self.phase_dilation)
+                return run(v.at(first, b.mul(r, self.x_tap)), count, step, carried)
 
             if self.order == 1:
-                return residue(i64(0), carried)
+                return self.over_taps(first, carried, run)
             return v.loop(i64(0), pitch, 1, carried, residue)
 
+        def all_channels(base: Any, count: Any, step: Any, carried: list[Any]) -> list[Any]:
+            def tap(i: Any, carried: list[Any]) -> list[Any]:
+                return run(v.at(base, b.mul(i, step)), self.depth, self.x_channel, carried)
+
+            return v.loop(i64(0), count, 1, carried, tap)
+
         if self.order == 0:
-            return v.loop(i64(0), self.taps, 1, carried, tap)
+            return self.over_taps(x, carried, all_channels)
         return v.loop(i64(0), self.depth, 1, carried, channel)
+
+    def over_taps(
+        self, x: Any, carried: list[Any], run: Callable[[Any, Any, Any, list[Any]], list[Any]]
+    ) -> list[Any]:
+        """All taps one after another: those a step apart in x, `run(x, count, step, carried)`."""
+        v, b, phases = self.v, self.v.ir, i64(self.phases)
+        if self.phases == 1:
+            return run(x, self.taps, self.x_tap, carried)
+
+        def turn(j: Any, carried: list[Any]) -> list[Any]:
+            left = b.sub(self.taps, b.mul(j, phases))
+            count = b.select(b.icmp_signed("<", left, phases), left, phases)
+            count = v.hidden(count)  # or LLVM writes the taps out, with a way out behind each
+            return run(v.at(x, b.mul(j, i64(self.phase_dilation))), count, self.x_tap, carried)
+
+        turns = b.sdiv(b.add(self.taps, i64(self.phases - 1)), phases)
+        return v.loop(i64(0), turns, 1, carried, turn)
 
     def prefetch_outputs(self, y: Any) -> None:
         """Ask for the lines of y behind this tile: its planes are too many for the hardware."""
@@ -314,27 +355,8 @@ class PlanarEmitter(Emitter):
 
     def ahead(self, s: Any, vectors: int) -> Any:
         """How far ahead of its own x this slice prefetches: it asks for one vector in so many."""
-        b, step = self.v.ir, self.v.lanes * self.stride
-        return b.add(i64(self.tile.rows * self.stride), b.mul(b.srem(s, i64(vectors)), i64(step)))
-
-    def masks(self, rest: Any) -> list[Any]:
-        """The masks of the loads that make one vector of `rest` positions of x."""
-        v, b = self.v, self.v.ir
-        if rest is None:
-            return [None] * self.stride
-        if self.stride == 1:
-            return [v.first_lanes(rest)]
-        count = b.sub(b.shl(rest, i64(1)), i64(1))
-        return [v.first_lanes(count), v.first_lanes(b.sub(count, i64(v.lanes - 1)))]
-
-    def load_x(self, place: Any, k: int, masks: list[Any]) -> Any:
-        """Vector `k` of the positions from `place` on; none behind the last is read."""
-        v = self.v
-        place = v.at(place, k * v.lanes * self.stride)
-        low = self.load(place, masks[0])
-        if self.stride == 1:
-            return low
-        return v.every_second(low, self.load(v.at(place, v.lanes - 1), masks[1]))
+        b = self.v.ir
+        return b.add(i64(self.tile.rows), b.mul(b.srem(s, i64(vectors)), i64(self.v.lanes)))
 
     def multiply(self, values: list[Any], w: Any, sums: list[Any]) -> list[Any]:
         """One step of every chain: a broadcast weight of each channel against the positions."""
@@ -369,6 +391,9 @@ class Planar(Family):
             return self.declines_channel_last(problem, target)
         if DEPTHWISE.declines(problem, target) is None and channels_pay(problem, target):
             return "vectors of channels pay for the transposition of x and y"
+        is_short = problem.length_out < FEWEST_SORTED_VECTORS * lanes
+        if is_short and groups_of_slice(g, lanes) > 1 and g.stride > 1:
+            return f"{problem.length_out} positions do not pay for sorting x into phases"
         longest = LONGEST_POINTWISE if g.kernel_size == g.stride == 1 else LONGEST
         few = FEW_OUTPUTS if g.stride == 1 else FEW_OUTPUTS // 2
         if g.group_out_channels > few and g.reduction > longest:
@@ -388,6 +413,15 @@ class Planar(Family):
             f"{g.in_channels} → {g.out_channels} channels"
         )
 
+    def run(self, problem: ConvProblem, tile: Tile, target: Target) -> int:
+        run = super().run(problem, tile, target)
+        if not self.copies_x(problem):
+            return run
+        g = problem.geometry
+        row_bytes = (g.stride * g.in_channels + g.out_channels) * problem.dtype.itemsize
+        fitting = min(COPIED_RUN, target.l2 // 4 // row_bytes)
+        return max(run, fitting // tile.rows * tile.rows)
+
     def stores_lines(self, problem: ConvProblem, target: Target) -> bool:
         """Tiles may begin within a line, and do not look where."""
         return False
@@ -395,12 +429,13 @@ class Planar(Family):
     def panels(self, problem: ConvProblem, target: Target) -> list[Panel]:
         g, lanes = problem.geometry, target.lanes(problem.dtype)
         vectors = VECTORS[target.isa]
+        phase_dilation = g.phase_dilation if g.phases > 1 else 0
         slices = -(-g.group_out_channels // len(vectors))
         outputs = -(-g.group_out_channels // slices)
         tile = Tile(
             self.emitter.family, problem.dtype.itemsize * 8, lanes,
             vectors[outputs - 1] * lanes, vectors=1, masked=False, fma=target.fma,
-            variant=PlanarVariant(outputs, g.stride, order_of(problem, target)),
+            variant=PlanarVariant(outputs, g.phases, phase_dilation, order_of(problem, target)),
         )  # fmt: skip
         first, panels = 0, []
         for groups in split_evenly(g.num_groups, PANEL_GROUPS if slices == 1 else 1):

@@ -27,13 +27,14 @@ CALL = int64_fields(
     "runs_together",  # that share the weights of a panel
     "window_stride", "window_dilation", "window_strips", "window_pitch", "window_step",
     "window_first_rows", "window_more_rows", "window_size",
+    "window_every", "window_phase_dilation", "window_long_strips",
     "band_channels", "band_step", "band_panels",  # see Band
     "window_row", "window_channel",
     "stage_size", "stage_row", "stage_channel",  # the buffer for a y that kernels cannot write
     "x_is_merged", "window_is_merged",  # whether taps follow each other without a gap
     "row_tile", "least_piece",  # of positions, see `sharing`
     "x_bytes",  # of all of x
-    "copier", "filler",  # see `memory.copy_block`, `window.fill_strip`
+    "copier", "filler",  # see `memory.copy_block`, `window.fill_window`
 )  # fmt: skip
 
 # One panel: its kernel, what it reads and what it writes (offsets in elements).

@@ -68,10 +68,10 @@ class VectorBuilder:
         """
         return [self.hidden(self.at(pointer, self.ir.mul(stride, i64(m)))) for m in range(count)]
 
-    def hidden(self, pointer: Any) -> Any:
-        """The same address, of which LLVM no longer knows where it came from."""
-        hide = ir.InlineAsm(ir.FunctionType(pointer.type, [pointer.type]), "", "=r,0")
-        return self.ir.call(hide, [pointer])
+    def hidden(self, value: Any) -> Any:
+        """The same address or number, of which LLVM no longer knows where it came from."""
+        hide = ir.InlineAsm(ir.FunctionType(value.type, [value.type]), "", "=r,0")
+        return self.ir.call(hide, [value])
 
     def pinned(self, vectors: Sequence[Any]) -> list[Any]:
         """The same values; no instruction, but LLVM moves nothing past this place.
@@ -198,12 +198,6 @@ class VectorBuilder:
                 self.shuffle(a, b, lanes) for a, b in zip(parts[::2], parts[1::2], strict=True)
             ]
         return parts[0]
-
-    def every_second(self, low: Any, high: Any) -> Any:
-        """Of 2·VL - 1 elements, which `low` begins and `high` ends, those at even places."""
-        half = self.lanes // 2
-        lower = [2 * lane for lane in range(half)]
-        return self.shuffle(low, high, lower + [self.lanes + 2 * lane + 1 for lane in range(half)])
 
     def gather(self, pointer: Any, step: Any) -> Any:
         """Load VL elements `step` apart, one by one."""

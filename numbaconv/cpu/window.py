@@ -8,14 +8,14 @@ x is never padded, unfolded or transposed as a whole.
 from __future__ import annotations
 
 import functools
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numba.core import types
 
 from .. import _jit
+from ..problem import Geometry
 from .memory import (
-    call_address,
     clear_block,
     copy_block,
     larger,
@@ -39,6 +39,10 @@ class WindowShape:
     fields overlap these are the problem's own and the window is one strip of x; where
     taps or outputs lie far apart there is one strip for each, and the gaps are left out.
 
+    For kernels whose vectors lie along positions, rows of a strip are as far apart in x as outputs
+    are: a strip then holds the positions that taps t, t + strips, … meet (a *phase*), and output l
+    and tap t read row `l + t % strips * dilation + t // strips * phase_dilation`.
+
     Attributes
     ----------
     stride, dilation : int
@@ -49,6 +53,13 @@ class WindowShape:
         From one strip to the next, in rows of the window and in positions of x.
     first_rows, more_rows : int
         Rows of a strip that one output needs, and that each further output adds.
+    every : int
+        Positions of x from one row of a strip to the next.
+    phase_dilation : int
+        Rows between taps of one phase; 0 without phases.
+    long_strips : int
+        Strips with as many taps as the first; those behind have one less, and less rows by
+        `phase_dilation`.
     """
 
     stride: int
@@ -58,11 +69,22 @@ class WindowShape:
     step: int
     first_rows: int
     more_rows: int
+    every: int = 1
+    phase_dilation: int = 0
+    long_strips: int = 1
+
+    def strip_rows(self, positions: int) -> int:
+        """Rows of the longest strip of a window of so many outputs."""
+        return self.first_rows + (positions - 1) * self.more_rows
+
+    def in_planes(self, channels: int) -> WindowShape:
+        """The same where each strip has a plane for each channel, its rows side by side."""
+        dilation = self.dilation * (channels if self.strips > 1 else 1)
+        return replace(self, pitch=self.pitch * channels, dilation=dilation)
 
     def rows(self, positions: int) -> int:
-        """Rows of a window of so many outputs."""
-        last = self.first_rows + (positions - 1) * self.more_rows
-        return ((self.strips or positions) - 1) * self.pitch + last
+        """Rows of the window."""
+        return ((self.strips or positions) - 1) * self.pitch + self.strip_rows(positions)
 
 
 def window_shape(
@@ -91,6 +113,29 @@ def window_shape(
     )
 
 
+def phase_shape(positions: int, geometry: Geometry) -> WindowShape:
+    """Lay out the receptive field of at most `positions` outputs phase by phase.
+
+    >>> phase_shape(10, Geometry(5, 1, 1, stride=4)).strips
+    4
+    """
+    phases, tap = geometry.phases, geometry.phase_dilation
+    strips = min(phases, geometry.kernel_size)
+    if phases == 1 and tap > positions:  # taps lie far apart
+        return WindowShape(
+            1, dilation=positions, strips=geometry.kernel_size, pitch=positions,
+            step=geometry.dilation, first_rows=1, more_rows=1, every=geometry.stride,
+        )  # fmt: skip
+    taps = -(-geometry.kernel_size // phases)
+    first_rows = (taps - 1) * tap + 1
+    pitch = first_rows + positions - 1
+    return WindowShape(
+        1, dilation=tap if phases == 1 else pitch, strips=strips, pitch=pitch,
+        step=geometry.dilation, first_rows=first_rows, more_rows=1, every=geometry.stride,
+        phase_dilation=tap, long_strips=geometry.kernel_size - (taps - 1) * strips,
+    )  # fmt: skip
+
+
 @_jit.inner(result=types.int64)
 def padded_source(index, length, mode):
     """The position of x that stands at `index` of the padded signal, -1 for a zero."""
@@ -105,74 +150,130 @@ def padded_source(index, length, mode):
     return -1
 
 
+@_jit.inner
 def fill_strip(
     copier, target, target_row, target_channel, x, x_row, x_channel, channels,
-    length, first, rows, mode,
+    length, first, every, rows, mode,
 ):  # fmt: skip
-    """Write rows `first` … `first+rows-1` of the padded signal; `copier` is for `copy_block`.
-
-    Called by its address: inlined into the loops it takes a tenth of the time of the first call.
-    """
-    inside_first = smaller(larger(first, 0), first + rows)
-    inside_last = larger(smaller(first + rows, length), inside_first)
+    """Write rows first, first + every, … of the padded signal; `copier` is for `copy_block`."""
+    inside_first = smaller(rows_before(0, first, every), rows)
+    inside_last = larger(smaller(rows_before(length, first, every), rows), inside_first)
     copy_block(
-        copier, offset(target, (inside_first - first) * target_row), target_row, target_channel,
-        offset(x, inside_first * x_row), x_row, x_channel,
+        copier, offset(target, inside_first * target_row), target_row, target_channel,
+        offset(x, (first + inside_first * every) * x_row), every * x_row, x_channel,
         inside_last - inside_first, channels,
     )  # fmt: skip
     fill_border(
         target, target_row, target_channel, x, x_row, x_channel, channels, length,
-        first, first, inside_first, mode,
+        first, every, 0, inside_first, mode,
     )  # fmt: skip
     fill_border(
         target, target_row, target_channel, x, x_row, x_channel, channels, length,
-        first, inside_last, first + rows, mode,
+        first, every, inside_last, rows, mode,
     )  # fmt: skip
+
+
+@_jit.inner(result=types.int64)
+def rows_before(position, first, every):
+    """How many of the positions first, first + every, … lie before `position`."""
+    return larger(0, position - first + every - 1) // every
 
 
 @_jit.inner
 def fill_border(
     target, target_row, target_channel, x, x_row, x_channel, channels, length,
-    first, begin, end, mode,
+    first, every, begin, end, mode,
 ):  # fmt: skip
-    """Write rows `begin` … `end-1` of the padded signal; row `first` stands at `target`."""
+    """Write rows `begin` … `end-1` of a strip."""
     if mode == ZEROS:
-        border = offset(target, (begin - first) * target_row)
+        border = offset(target, begin * target_row)
         clear_block(border, target_row, target_channel, end - begin, channels)
         return
-    for index in range(begin, end):
-        source = padded_source(index, length, mode)
-        row = (index - first) * target_row
+    for row in range(begin, end):
+        source = padded_source(first + row * every, length, mode)
         for c in range(channels):
             value = load(x, source * x_row + c * x_channel)
-            store(target, row + c * target_channel, value)
+            store(target, row * target_row + c * target_channel, value)
 
 
-@functools.cache
-def filler_address(dtype: np.dtype) -> int:
-    """Compile `fill_strip` for `dtype`, once a process, and return its address."""
-    pointer = types.CPointer(types.float32 if dtype.itemsize == 4 else types.float64)
-    integers = [types.int64] * 2
-    signature = types.void(
-        types.int64, pointer, *integers, pointer, *integers, *integers, *integers, types.int64
-    )
-    return _jit.c_address(fill_strip, signature)
-
-
-@_jit.inner
 def fill_window(window, call, x, origin, outputs, first_channel):
     """Write the receptive field of `outputs` outputs, the first at `origin` of the signal.
 
     The window takes one band of channels of x, from `first_channel`.
     """
     c = record(call, 0, "call")
+    source = offset(x, first_channel * c.x_channel)
     strips = c.window_strips if c.window_strips else outputs
     rows = c.window_first_rows + (outputs - 1) * c.window_more_rows
+    begin = end = 0  # rows that are copied for all strips at once
+    is_merged = c.x_row == c.band_channels and c.x_channel == 1
+    if c.window_every > 1 and strips > 1 and c.window_step == 1 and (is_merged or c.x_row == 1):
+        least = rows - (c.window_phase_dilation if c.window_long_strips < strips else 0)
+        begin = smaller(rows_before(0, origin, c.window_every), least)
+        end = smaller(rows_before(c.length, origin + strips - 1, c.window_every), least)
+        end = larger(begin, end)
+        copy_phases(window, call, source, origin, strips, begin, end, is_merged)
     for strip in range(strips):
-        arguments = (
-            c.copier,
-            offset(window, strip * c.window_pitch * c.window_row), c.window_row, c.window_channel,
-            offset(x, first_channel * c.x_channel), c.x_row, c.x_channel, c.band_channels,
-            c.length, origin + strip * c.window_step, rows, c.mode,
+        if strip == c.window_long_strips:
+            rows -= c.window_phase_dilation
+        target = offset(window, strip * c.window_pitch * c.window_row)
+        first = origin + strip * c.window_step
+        for row, last in ((0, begin), (end, rows)):
+            if row < last:
+                fill_strip(
+                    c.copier, offset(target, row * c.window_row), c.window_row, c.window_channel,
+                    source, c.x_row, c.x_channel, c.band_channels,
+                    c.length, first + row * c.window_every, c.window_every, last - row, c.mode,
+                )  # fmt: skip
+
+
+@_jit.inner
+def copy_phases(window, call, x, origin, strips, begin, end, is_merged):
+    """Copy rows `begin` … `end-1` of all phases, which lie side by side in x.
+
+    With all channels, or one channel after the other. A phase alone would load all of x again.
+    """
+    c = record(call, 0, "call")
+    channels, planes, plane = c.band_channels, strips, c.window_pitch
+    if is_merged:
+        channels, planes, plane = 1, strips * channels, c.window_channel
+    first = (origin + begin * c.window_every) * c.x_row
+    for channel in range(channels):
+        copy_block(
+            c.copier, offset(window, channel * c.window_channel + begin), 1, plane,
+            offset(x, channel * c.x_channel + first), c.window_every * c.x_row, 1,
+            end - begin, planes,
         )  # fmt: skip
-        call_address(c.filler, arguments)
+
+
+@functools.cache
+def filler_address(dtype: np.dtype) -> int:
+    """Compile `fill_window` for `dtype`, once a process, and return its address.
+
+    Called by that: inlined into the loops it takes a tenth of the time of the first call.
+    """
+    pointer = types.CPointer(types.float32 if dtype.itemsize == 4 else types.float64)
+    signature = types.void(pointer, types.int64, pointer, *[types.int64] * 3)
+    return _jit.c_address(fill_window, signature)
+
+
+def fill_one(
+    copier, target, target_row, target_channel, x, x_row, x_channel, channels,
+    length, first, rows, mode,
+):  # fmt: skip
+    """Write rows `first` … `first+rows-1` of the padded signal."""
+    fill_strip(
+        copier, target, target_row, target_channel, x, x_row, x_channel, channels,
+        length, first, 1, rows, mode,
+    )  # fmt: skip
+
+
+@functools.cache
+def strip_address(dtype: np.dtype) -> int:
+    """The same of `fill_one`."""
+    pointer = types.CPointer(types.float32 if dtype.itemsize == 4 else types.float64)
+    integers = [types.int64] * 2
+    signature = types.void(
+        types.int64, pointer, *integers, pointer, *integers, *integers, *integers, types.int64
+    )
+    return _jit.c_address(fill_one, signature)

@@ -31,6 +31,10 @@ class Rates(NamedTuple):
     transposing: float
     of_groups: float
 
+    def transposed(self, groups: int) -> float:
+        """What an element takes to be transposed on the way."""
+        return self.transposing if groups == 1 else self.of_groups
+
 
 # By `Target.fma_units`. One: Zen 4, one core. Vectors of positions gain over those of outputs 1.24×
 # in 15 → 12 K51, 1.18× in 12 → 12 K15, 1.3× in 64 → 9 K5, and would lose 1.1× in 24 → 24 K7; over
@@ -44,40 +48,50 @@ RATES = {
     2: Rates(0.86, one=0.70, more=0.85, dots=0.65, permuting=0.65, transposing=4, of_groups=4),
 }
 
-# Where vectors of positions take two loads and a permutation each, they reach so much of that:
-# 14 → 8 K51 s2 takes 1.15 times as long as by dot products.
-STEPPING = 0.85
-
 # Of the multiply-add peak, what tiles reach whose taps slide.
 SLIDING_SHARE = 0.92
 
 # Channel-first signals with filters of their own, where one multiply-add starts in a cycle. What a
-# product takes whose x is loaded for it alone, or by turns with permutations, or in steps where the
-# stride is 2; what a signal takes beside them, and for each tap at its borders, unless it is so
-# short that all of it is copied. And what it takes to transpose a vector of x and one of y. Zen 4,
-# of the time of windows, padded by "same": 64 channels at 1000 positions take 0.42 by K3, 0.83 by
-# K15 and 1.4 by K31, at 300 1.08 by K11 (0.77 without padding), at 24 1.4 by K7; 12 channels at
-# 1000 1.03 by K31. In steps of two 64 take 0.77 by K3 and 1.5 by K5 at 1000, 1.1
-# by K3 at 300. Of 1180 such layers (8 to 256 channels, 24 to 4000 positions, K2 to K31) the choice
-# loses more than 1.1× in 52, 1.3× at most. On other cores a transposition takes longer beside the
-# products.
-SIGNAL_PRODUCT, PERMUTED_PRODUCT, STEPPED_SIGNAL_PRODUCT = 1.95, 1.7, 4.3
+# product takes whose x is loaded for it alone, or by turns with permutations; what a signal takes
+# beside them, and for each tap at its borders, unless it is so short that all of it is copied. And
+# what it takes to transpose a vector of x and one of y. Zen 4, of the time of windows, padded by
+# "same": 64 channels at 1000 positions take 0.42 by K3, 0.83 by K15 and 1.4 by K31, at 300 1.08 by
+# K11 (0.77 without padding), at 24 1.4 by K7; 12 channels at 1000 1.03 by K31. Of 1180 such layers
+# (8 to 256 channels, 24 to 4000 positions, K2 to K31) the choice loses more than 1.1× in 52, 1.3×
+# at most. On other cores a transposition takes longer beside the products.
+SIGNAL_PRODUCT, PERMUTED_PRODUCT = 1.95, 1.7
 SIGNAL, SIGNAL_BORDERS, SHORT_SIGNAL = 60, 8, 8
 TRANSPOSED_BOTH = 14
+
+# The same with a stride: a product by turns, a vector of x that is sorted into phases, and a vector
+# that is transposed. Of 792 layers (2 to 128 channels, strides 2 to 4, K2 to K63, 300 to 4000
+# positions) the choice loses more than 1.1× in 35, 1.44× at most (Zen 4).
+PHASED_PRODUCT, PHASE, PHASE_TRANSPOSED = 1.5, 7, 6
+
+# And of channel-last arrays, whose signals are picked on the way: what a vector of y takes beside
+# that where channels divide the lanes and where they do not, a signal, and a position of depthwise
+# tiles. Of 576 layers (2 to 16 channels) the choice loses more than 1.1× in 19, 1.24× at most.
+PICKED_EVENLY, PICKED_UNEVENLY, PICKED_SIGNAL, DEPTHWISE_POSITION = 5, 25, 150, 3
 
 # And where several positions share a vector, but channels do not divide its lanes: of 2000
 # positions, 3 channels take 1.24 of the time of signals by K31 and 0.82 by K101, 6 channels 1.08 by
 # K51, where 8 take 0.77 by K31 and 1.26 by K15, 2 take 0.65 by K101 (Zen 4).
 TRANSPOSED_UNEVENLY = 28
 
-# Vectors of positions against dot products: what a product takes whose x is loaded for it alone, in
-# steps or not, and a vector that is transposed; to add up the lanes of one output; and, for each
-# signal, partial tiles at its ends, whose few chains wait for each sum. Zen 4, channel-first:
-# 256 → 2 K2 takes 0.6 of the time of dot products at 1000 positions, 18 → 3 K2 as much, 64 → 1 K1
-# 0.5, 30 → 2 K11 0.75, 256 → 5 K2 0.75; at 300 positions 256 → 2 would take 1.45 by K4 and 1.03 by
-# K7.
-LOADED_PRODUCT, STEPPED_PRODUCT, TRANSPOSED_VECTOR = 1.6, 3, 4
+# Vectors of positions against dot products, where one multiply-add starts in a cycle: what a
+# product takes, and the load of an x that all outputs share; a vector that is transposed; to add up
+# the lanes of one output; and, for each signal, partial tiles at its ends, whose few chains wait
+# for each sum. Zen 4, channel-first: 256 → 2 K2 takes 0.6 of the time of dot products at 1000
+# positions, 18 → 3 K2 as much, 64 → 1 K1 0.5, 30 → 2 K11 0.75, 256 → 5 K2 0.75; at 300 positions
+# 256 → 2 would take 1.45 by K4 and 1.03 by K7; at 16000 32 → 1 takes 0.9 by K3 and would take 1.05
+# by K7. Of 1300 such layers the choice loses more than 1.1× in 83, 1.5× at most.
+OWN_PRODUCT, LOADED_PRODUCT, TRANSPOSED_VECTOR = 0.3, 1.8, 5
 ADDED_LANES, PARTIAL_TILES, LATENCY = 45, 5, 4
+
+# Dot products of channel-last arrays there: to add up the lanes of an output, and a position. By
+# vectors of positions 2 → 1 takes 0.45 of the time by K7 and 0.65 by K1, 5 → 1 K1 0.27 where it is
+# channel-first; dense tiles take 0.5 for 8 → 6 K1, 0.7 for 16 → 8 K1.
+DOT_OUTPUT, DOT_POSITION = 1, 3
 
 # Products of an output below which a call is over before vectors of positions have paid for
 # anything: 3 → 3 K4 would lose 1.3×; `planar` weighs what has been measured more closely.
@@ -86,9 +100,6 @@ FEWEST = 16
 
 def planar_declines(problem: ConvProblem, target: Target) -> str | None:
     """Why no layer like this goes by vectors of positions, None if one may."""
-    g = problem.geometry
-    if g.stride > 2:
-        return f"stride={g.stride}: a vector of positions takes more than two loads"
     if problem.filter_bytes > target.l2 // 2:
         return f"a filter of {problem.filter_bytes} bytes is read again for each few positions"
     return None
@@ -104,7 +115,8 @@ def permutes_taps(problem: ConvProblem, target: Target) -> bool:
     """
     g = problem.geometry
     is_gainful = target.isa == "avx512" and target.fma_units == 1
-    return is_gainful and g.dilation == 1 < g.kernel_size <= target.lanes(problem.dtype)
+    taps = -(-g.kernel_size // g.phases)
+    return is_gainful and g.dilation == 1 < taps <= target.lanes(problem.dtype)
 
 
 def channels_pay(problem: ConvProblem, target: Target) -> bool:
@@ -115,17 +127,36 @@ def channels_pay(problem: ConvProblem, target: Target) -> bool:
     do_slide = positions == 1 or tap_pitch(replace(g, stride=positions)) > 0
     if target.fma_units > 1 or not do_slide or (in_use <= 0.5 and g.stride == 1):
         return False
-    product = SIGNAL_PRODUCT
-    if g.stride > 1:
-        product = STEPPED_SIGNAL_PRODUCT
-    elif permutes_taps(problem, target):
-        product = PERMUTED_PRODUCT
     vectors, beside = problem.length_out / lanes, SIGNAL
-    if vectors >= SHORT_SIGNAL and max(problem.padding) > 0:
+    if g.stride == 1 and vectors >= SHORT_SIGNAL and max(problem.padding) > 0:
         beside += SIGNAL_BORDERS * g.kernel_size
-    saved = g.kernel_size * (product - 1 / (SLIDING_SHARE * in_use)) + beside / vectors
+    product = signal_product(problem, target) - 1 / (SLIDING_SHARE * in_use)
+    saved = g.kernel_size * product + beside / vectors
+    if g.stride > 1:
+        return saved + PHASE * g.stride > PHASE_TRANSPOSED * (g.stride + 1) / in_use
     is_even = positions == 1 or lanes % g.in_channels == 0
     return saved > (TRANSPOSED_BOTH if is_even else TRANSPOSED_UNEVENLY) / in_use
+
+
+def signal_product(problem: ConvProblem, target: Target) -> float:
+    """What a product of a signal takes."""
+    if not permutes_taps(problem, target):
+        return SIGNAL_PRODUCT
+    return PERMUTED_PRODUCT if problem.geometry.stride == 1 else PHASED_PRODUCT
+
+
+def signals_pay(problem: ConvProblem, target: Target) -> bool:
+    """Whether a channel-last depthwise layer with a stride is faster signal by signal."""
+    g, lanes = problem.geometry, target.lanes(problem.dtype)
+    if target.fma_units > 1 or g.stride == 1:
+        return False
+    # Phases of an x that is read in steps do not lie side by side.
+    picked = PHASE * g.stride * (1 if problem.step == 1 else 2)
+    picked += PICKED_SIGNAL * lanes / problem.length_out
+    picked += PICKED_EVENLY if lanes % g.in_channels == 0 else PICKED_UNEVENLY
+    signals = g.in_channels * (g.kernel_size * signal_product(problem, target) + picked)
+    position = g.kernel_size / SLIDING_SHARE + DEPTHWISE_POSITION
+    return signals < round_up(g.in_channels, lanes) * position
 
 
 def positions_pay(problem: ConvProblem, target: Target) -> bool:
@@ -134,25 +165,29 @@ def positions_pay(problem: ConvProblem, target: Target) -> bool:
     is_possible = problem.layout == "NCL" and problem.length_out >= lanes and target.fma_units == 1
     if not is_possible or planar_declines(problem, target):
         return False
-    product = LOADED_PRODUCT if g.stride == 1 else STEPPED_PRODUCT
-    each = max(1 / RATES[target.fma_units].planar, product / g.out_channels)
+    loaded = OWN_PRODUCT + LOADED_PRODUCT / g.out_channels
+    each = max(1 / RATES[target.fma_units].planar, loaded)
     ends = LATENCY * PARTIAL_TILES * g.reduction / (problem.length_out / lanes)
     positions = (g.reduction * each + ADDED_LANES) * g.out_channels + ends
+    if g.stride > 1:
+        positions += PHASE * g.stride * g.in_channels
     transposed = TRANSPOSED_VECTOR * (g.stride * g.in_channels + g.out_channels)
     return positions < dot_time(problem, target) * lanes + transposed
 
 
 def planar_time(problem: ConvProblem, target: Target) -> float:
     """By vectors of positions, with x and y transposed on the way."""
-    g, rates = problem.geometry, RATES[target.fma_units]
-    each = (rates.transposing if g.num_groups == 1 else rates.of_groups) * g.stride
-    products = g.reduction * g.out_channels / target.lanes(problem.dtype)
-    share = rates.planar * (1 if g.stride == 1 else STEPPING)
-    return products / share + each * (g.in_channels + g.out_channels)
+    g, rates, lanes = problem.geometry, RATES[target.fma_units], target.lanes(problem.dtype)
+    each = rates.transposed(g.num_groups)
+    is_sorted = g.stride > 1 == target.fma_units and (g.num_groups > 1 or g.in_channels <= lanes)
+    of_x = PHASE / lanes if is_sorted else each
+    products = g.reduction * g.out_channels / lanes
+    return products / rates.planar + of_x * g.stride * g.in_channels + each * g.out_channels
 
 
 def dot_time(problem: ConvProblem, target: Target) -> float:
     """By vectors of input channels, whose sums are added up at the end."""
     g = problem.geometry
     vectors = math.ceil(g.group_in_channels / target.lanes(problem.dtype))
-    return g.kernel_size * vectors * g.out_channels / RATES[target.fma_units].dots
+    products = g.kernel_size * vectors * g.out_channels / RATES[target.fma_units].dots
+    return products + (DOT_OUTPUT * g.out_channels + DOT_POSITION if target.fma_units == 1 else 0)

@@ -261,7 +261,8 @@ def registers_of(tile):
         vectors = tile.rows // tile.lanes
         return tile.variant.outputs * vectors + vectors + 1 + (not tile.fma)
     if tile.family == "fir":
-        lanes_of_permutations = len(tile.variant.permuted_taps)
+        taps = -(-tile.variant.written_taps // tile.variant.phases)
+        lanes_of_permutations = len(tile.variant.permuted(taps))
         sums = tile.rows // tile.lanes
         weights = max(1, tile.variant.tap_block) + lanes_of_permutations
     return sums + weights + 1 + (not tile.fma)

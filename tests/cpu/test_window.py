@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
+import ctypes
+
 import numba
 import numpy as np
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from numbaconv.cpu.memory import offset
 from numbaconv.cpu.tables import CALL
 from numbaconv.cpu.transposition import copier_address
 from numbaconv.cpu.window import (
     MODE_CODES,
-    fill_window,
     filler_address,
     padded_source,
+    phase_shape,
     window_shape,
 )
 from numbaconv.interop import address_of
-from tests.cpu.pointers import data
+from numbaconv.problem import Geometry
 
 NUMPY_MODES = {"reflect": "reflect", "replicate": "edge", "circular": "wrap"}
 MODES = list(MODE_CODES)
@@ -74,10 +75,25 @@ def rows_of_strips(shape, outputs):
     strips = shape.strips or outputs
     rows = shape.first_rows + (outputs - 1) * shape.more_rows
     return [
-        (strip * shape.pitch + r, strip * shape.step + r)
+        (strip * shape.pitch + r, strip * shape.step + r * shape.every)
         for strip in range(strips)
-        for r in range(rows)
+        for r in range(rows - shape.phase_dilation * (strip >= shape.long_strips))
     ]
+
+
+def row_of(shape, output, tap):
+    """Where a kernel looks for the x of an output and a tap."""
+    if shape.phase_dilation and shape.strips > 1:
+        turn, strip = divmod(tap, shape.strips)
+        return output + strip * shape.dilation + turn * shape.phase_dilation
+    return output * shape.stride + tap * shape.dilation
+
+
+def shapes_of(positions, kernel_size, stride, dilation):
+    """As rows follow each other in x, and phase by phase."""
+    geometry = Geometry(kernel_size, 1, 1, stride=stride, dilation=dilation)
+    yield window_shape(positions, kernel_size, stride, dilation)
+    yield phase_shape(positions, geometry)
 
 
 shapes = st.tuples(st.integers(1, 40), st.integers(1, 9), st.integers(1, 30), st.integers(1, 60))
@@ -86,33 +102,31 @@ shapes = st.tuples(st.integers(1, 40), st.integers(1, 9), st.integers(1, 30), st
 @given(shapes, st.data())
 def test_each_output_and_tap_finds_its_position(parameters, data_):
     positions, kernel_size, stride, dilation = parameters
-    shape = window_shape(positions, kernel_size, stride, dilation)
     outputs = data_.draw(st.integers(1, positions))  # the last run may be shorter
-    held = dict(rows_of_strips(shape, outputs))
-    for l in range(outputs):
-        for t in range(kernel_size):
-            row = l * shape.stride + t * shape.dilation
-            assert held[row] == l * stride + t * dilation
+    for shape in shapes_of(*parameters):
+        held = dict(rows_of_strips(shape, outputs))
+        for l in range(outputs):
+            for t in range(kernel_size):
+                assert held[row_of(shape, l, t)] == l * stride + t * dilation
 
 
 @given(shapes)
 def test_strips_do_not_overlap_and_fit_the_window(parameters):
-    positions, *rest = parameters
-    shape = window_shape(positions, *rest)
-    rows = [row for row, _ in rows_of_strips(shape, positions)]
-    assert len(rows) == len(set(rows))
-    assert max(rows) < shape.rows(positions)
+    for shape in shapes_of(*parameters):
+        rows = [row for row, _ in rows_of_strips(shape, parameters[0])]
+        assert len(rows) == len(set(rows))
+        assert max(rows) < shape.rows(parameters[0])
 
 
 @given(shapes)
 def test_nothing_beyond_the_receptive_field_is_read(parameters):
     positions, kernel_size, stride, dilation = parameters
-    last = (positions - 1) * stride + (kernel_size - 1) * dilation
-    for outputs in {1, positions}:
-        shape = window_shape(positions, kernel_size, stride, dilation)
-        reads = [position for _, position in rows_of_strips(shape, outputs)]
-        assert min(reads) == 0
-        assert max(reads) <= last
+    for shape in shapes_of(*parameters):
+        for outputs in {1, positions}:
+            last = (outputs - 1) * stride + (kernel_size - 1) * dilation
+            reads = [position for _, position in rows_of_strips(shape, outputs)]
+            assert min(reads) == 0
+            assert max(reads) <= last
 
 
 @given(shapes)
@@ -148,13 +162,7 @@ def test_rows_of_windows(parameters, rows):
 # --- filling
 
 
-@numba.njit
-def fill(window, guard, call, x, first, origin, outputs, channel):
-    target, source = offset(data(window), guard), offset(data(x), first)
-    fill_window(target, call, source, origin, outputs, channel)
-
-
-def call_record(shape, x, length, mode, band_channels, strides):
+def call_record(shape, x, length, mode, band, strides):
     """The fields of a call that `fill_window` reads."""
     call = np.zeros(1, CALL)
     steps = [stride // x.itemsize for stride in x.strides]
@@ -163,7 +171,9 @@ def call_record(shape, x, length, mode, band_channels, strides):
         x_row=steps[0], x_channel=steps[1],
         window_strips=shape.strips, window_pitch=shape.pitch, window_step=shape.step,
         window_first_rows=shape.first_rows, window_more_rows=shape.more_rows,
-        band_channels=band_channels, window_row=strides[0], window_channel=strides[1],
+        window_every=shape.every, window_phase_dilation=shape.phase_dilation,
+        window_long_strips=shape.long_strips,
+        band_channels=band, window_row=strides[0], window_channel=strides[1],
         copier=copier_address(x.dtype), filler=filler_address(x.dtype),
     )  # fmt: skip
     for name, value in values.items():
@@ -179,19 +189,26 @@ def filled_window(
 ):
     """Fill a window from rows `start` … of x, and check that nothing around it was touched.
 
-    It holds `band` channels from `channel` on, side by side or each in a plane.
+    It holds `band` channels from `channel` on, side by side or each in a plane. Returns what it
+    holds, and a function of (output, tap, channel) that tells where.
     """
-    rows = shape.rows(positions)
-    call = call_record(shape, x, length, mode, band, (1, rows) if planar else (band, 1))
-    room = np.full(rows * band + 2 * GUARD, np.nan, x.dtype)
-    flat = x.base if x.base is not None and x.base.ndim == 1 else x.ravel("K")
-    first = (address_of(x) - address_of(flat)) // x.itemsize
-    first += start * x.strides[0] // x.itemsize
-    fill(room, GUARD, address_of(call), flat, first, origin, outputs, channel)
+    size, plane = shape.rows(positions) * band, shape.strip_rows(positions)
+    if planar:
+        shape = shape.in_planes(band)
+    row, column = (1, plane) if planar else (band, 1)
+    call = call_record(shape, x, length, mode, band, (row, column))
+    room = np.full(size + 2 * GUARD, np.nan, x.dtype)
+    fill = ctypes.CFUNCTYPE(None, *[ctypes.c_int64] * 6)(filler_address(x.dtype))
+    first = address_of(x) + start * x.strides[0]
+    window = address_of(room) + GUARD * x.itemsize
+    fill(window, address_of(call), first, origin, outputs, channel)
     assert np.isnan(room[:GUARD]).all()
     assert np.isnan(room[-GUARD:]).all()
-    inner = room[GUARD:-GUARD]
-    return inner.reshape(band, rows).T if planar else inner.reshape(rows, band)
+
+    def place(output, tap, c):
+        return row_of(shape, output, tap) * row + c * column
+
+    return room[GUARD:-GUARD], place
 
 
 def layouts(values):
@@ -232,13 +249,16 @@ def test_windows_hold_the_padded_signal(data_):
     source = padded_index(length, left, right, mode)[left + origin :]
     rows = np.vstack([values, np.zeros((1, channels), dtype)])[source]
     shape = window_shape(positions, kernel_size, stride, dilation)
+    if planar:
+        geometry = Geometry(kernel_size, 1, 1, stride=stride, dilation=dilation)
+        shape = phase_shape(positions, geometry)
     for name, x in layouts(values):
-        window = filled_window(
+        window, place = filled_window(
             x, 0, length, shape, positions, outputs, origin, mode, channel, band, planar
         )
         for l in range(outputs):
             for t in range(kernel_size):
-                held = window[l * shape.stride + t * shape.dilation]
+                held = [window[place(l, t, c)] for c in range(band)]
                 expected = rows[l * stride + t * dilation, channel : channel + band]
                 np.testing.assert_array_equal(held, expected, err_msg=name)
 
@@ -248,7 +268,7 @@ def test_windows_of_a_cropped_signal_see_its_borders(mode):
     """Rows 2 … 8 of x are the signal: what lies around them must not show."""
     x = np.arange(36, dtype=np.float32).reshape(12, 3)
     shape = window_shape(9, 3, 1, 1)
-    window = filled_window(x, 2, 7, shape, 9, 9, -2, mode, 0, 3)
+    window, _ = filled_window(x, 2, 7, shape, 9, 9, -2, mode, 0, 3)
     signal, widths = x[2:9], ((2, 2), (0, 0))
     expected = np.pad(signal, widths, mode=NUMPY_MODES.get(mode, "constant"))
-    np.testing.assert_array_equal(window, expected)
+    np.testing.assert_array_equal(window, expected.ravel())

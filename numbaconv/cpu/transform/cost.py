@@ -293,6 +293,8 @@ def direct_counts(problem: ConvProblem, target: Target) -> tuple[str, Counts]:
     counts["x_elements"] = x_size
     if is_transposed:
         counts["transposed"] = x_size + y_size
+    elif blocking.family.needs_unit_rows and geometry.stride > 1:  # sorted into phases
+        counts["transposed"] = x_size
     counts["bytes"] = moved_bytes(problem, target)
     if counts["bytes"] > VERY_FAR_SIZE * target.l2:
         counts["far_bytes"] = counts["bytes"]
@@ -323,10 +325,13 @@ def tile_counts(blocking: Blocking) -> Counts:
 
 def fir_counts(problem: ConvProblem, tile: Tile) -> Counts:
     """Of tiles of many vectors the products and loads, and the products of single vectors."""
-    taps, lanes = problem.geometry.kernel_size, tile.lanes
+    geometry, lanes = problem.geometry, tile.lanes
+    taps, phases = geometry.kernel_size, geometry.phases
+    of_phase = math.ceil(taps / phases)
     signals = problem.batch * problem.geometry.num_groups
-    residues, block = min(taps, lanes), max(1, tile.variant.tap_block)
-    blocks = residues * math.ceil(taps / residues / block) - len(tile.variant.permuted_taps)
+    residues, block = min(of_phase, lanes), max(1, tile.variant.tap_block)
+    blocks = residues * math.ceil(of_phase / residues / block)
+    blocks = phases * (blocks - len(tile.variant.permuted(of_phase)))
     tiles = signals * (problem.length_out // tile.rows)
     singles = signals * math.ceil(problem.length_out % tile.rows / lanes)
     border = min(problem.length_out, sum(max(0, side) for side in problem.padding))

@@ -21,6 +21,7 @@ from ..tables import PANEL, PRODUCT, TRANSFORM
 from ..target import Target
 from ..transposition import copier_address
 from ..vector import LINE
+from ..window import strip_address
 from .accuracy import error_constant
 from .blocking import TransformBlocking, transform_blocking
 from .folding import Folding
@@ -239,6 +240,7 @@ def transform_table(
         m_size=scheme.output_planes * blocking.m_plane,
         prefetched_rows=scheme.outputs(folding.taps) if is_far else 0,
         copier=0 if is_x_in_place and is_y_in_place else copier_address(problem.dtype),
+        filler=strip_address(problem.dtype),
         **arrays,
     )  # fmt: skip
     return (filled(TRANSFORM, values), products, panels)
