@@ -150,9 +150,10 @@ def signals_pay(problem: ConvProblem, target: Target) -> bool:
     g, lanes = problem.geometry, target.lanes(problem.dtype)
     if target.fma_units > 1 or g.stride == 1:
         return False
-    # Phases of an x that is read in steps do not lie side by side.
-    picked = PHASE * g.stride * (1 if problem.step == 1 else 2)
-    picked += PICKED_SIGNAL * lanes / problem.length_out
+    sorted_x = PHASE * g.stride
+    if problem.step > 1:  # phases do not lie side by side
+        sorted_x *= 2
+    picked = sorted_x + PICKED_SIGNAL * lanes / problem.length_out
     picked += PICKED_EVENLY if lanes % g.in_channels == 0 else PICKED_UNEVENLY
     signals = g.in_channels * (g.kernel_size * signal_product(problem, target) + picked)
     position = g.kernel_size / SLIDING_SHARE + DEPTHWISE_POSITION

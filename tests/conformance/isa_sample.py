@@ -63,6 +63,13 @@ def every_tile_is_exact():
             for dilation in (1, 2, 16):
                 assert_exact(few.but(dilation=dilation))
                 assert_exact(few.but(dilation=dilation, permute=True))
+        for kernel_size, stride, dilation in ((3, 2, 1), (19, 3, 1), (70, 2, 1), (9, 4, 3)):
+            phases = Case(kernel_size, 1, 1, 500, stride=stride, dilation=dilation, padding="same")
+            for channels in ((1, 1, 1), (2, 2, 2), (3, 5, 1), (18, 3, 1)):
+                inputs, outputs, groups = channels
+                case = phases.but(in_channels=inputs, out_channels=outputs, num_groups=groups)
+                assert_exact(case.but(dtype=dtype))
+                assert_exact(case.but(dtype=dtype, permute=True, padding_mode="reflect"))
         for length in range(1, 41):
             for channels in (4, 15, 20, 40):
                 assert_exact(Case(3, 5, channels, length, padding="same", dtype=dtype))

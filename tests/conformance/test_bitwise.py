@@ -40,6 +40,14 @@ SHAPES = (
     Case(9, 8, 8, 300, num_groups=8, dilation=2),
     Case(20, 4, 4, 400, num_groups=4, dilation=12),
     Case(16, 64, 8, 300, dilation=2, num_groups=4),
+    # With a stride, whose phases are sorted: of any length, or where there are many positions.
+    Case(40, 1, 1, 700, stride=3),
+    Case(70, 1, 1, 900, stride=2, dilation=3),
+    Case(9, 2, 2, 700, stride=4, num_groups=2),
+    Case(9, 6, 6, 600, stride=2, dilation=3, num_groups=6),
+    Case(31, 2, 1, 900, stride=3, has_bias=True),
+    Case(7, 3, 8, 600, stride=3),
+    Case(5, 2, 4, 600, stride=2, num_groups=2),
     # Where the padding is a multiple of the common step, the positions in between are left out.
     Case(37, 1, 1, 700, stride=2, dilation=2),
     Case(4, 20, 24, 300, stride=2, dilation=4),

@@ -237,6 +237,30 @@ def test_outputs_and_taps_advance_by_the_same_step(channels, step):
         assert_exact(case.but(in_channels=20, out_channels=20, num_groups=20))
 
 
+# --- phases of a stride, for vectors that lie along positions
+@pytest.mark.parametrize("permute", [False, True])
+@pytest.mark.parametrize("channels", [(1, 1, 1), (3, 3, 3), (3, 5, 1), (18, 3, 1), (4, 8, 4)])
+@pytest.mark.parametrize(
+    ("kernel_size", "stride", "dilation"),
+    [(2, 3, 1), (3, 2, 1), (9, 2, 1), (33, 3, 1), (5, 4, 3), (40, 3, 2), (7, 5, 2)],
+)
+def test_phases_of_a_stride(kernel_size, stride, dilation, channels, permute):
+    """Some have no tap, or one less than others; windows end within a phase, or are many."""
+    inputs, outputs, groups = channels
+    span = (kernel_size - 1) * dilation + 1
+    for (length, padding), mode in zip(
+        ((span, 0), (span + 40, (2, 3)), (400, "same"), (401, (0, 5)), (6000, (1, 0))),
+        ("zeros", "reflect", "circular", "replicate", "zeros"),
+        strict=True,
+    ):
+        case = Case(
+            kernel_size, inputs, outputs, length, stride=stride, dilation=dilation,
+            num_groups=groups, padding=padding, padding_mode=mode, batch=2, permute=permute,
+            x_layout="every third position" if length == 401 else "contiguous",
+        )  # fmt: skip
+        assert_exact(case)
+
+
 # --- small caches force what large problems do: many blocks, short runs, tiny windows
 CACHE_SIZES = (1, 1 << 10, 4 << 10, 16 << 10)
 

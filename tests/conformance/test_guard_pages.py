@@ -82,7 +82,7 @@ def test_every_number_of_channels_first(channels, dtype, side):
 
 @sides
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("stride", [1, 2, 3])
 @pytest.mark.parametrize("length_out", [*range(15, 36), 63, 64, 65, 97, 191, 192, 210, 400])
 def test_channels_first_along_the_positions(length_out, stride, dtype, side):
     length = (length_out - 1) * stride + 3
@@ -145,6 +145,18 @@ def test_one_channel_in_and_out(kernel_size, dtype, side):
         case = Case(kernel_size, 1, 1, length, batch=2, dtype=dtype)
         assert_stays_inside(case, side)
         assert_stays_inside(case.but(padding=2, permute=True), side)
+        assert_stays_inside(case.but(padding=(0, 3), stride=3, length=length + 300), side)
+
+
+@sides
+@pytest.mark.parametrize("stride", [2, 4])
+@pytest.mark.parametrize("length", [*range(400, 418), 2000])
+def test_phases_of_channel_last_arrays(length, stride, side):
+    for channels in ((2, 2, 2), (3, 3, 3), (2, 4, 1), (3, 2, 1)):
+        inputs, outputs, groups = channels
+        case = Case(9, inputs, outputs, length, stride=stride, num_groups=groups)
+        assert_stays_inside(case, side)
+        assert_stays_inside(case.but(padding=(3, 2), batch=2), side)
 
 
 # --- borders
