@@ -67,12 +67,13 @@ LONGEST, LONGEST_POINTWISE, FEW_OUTPUTS = 96, 128, 48
 # takes 0.56 of the time of dense tiles, 1 → 4 K101 0.45, 1 → 8 K64 0.6).
 SHORTEST = 32
 
-# Where one multiply-add starts in a cycle, with one group: what a position of dense tiles takes
-# beside its products, and of the time of transposing what is saved where channels divide the lanes.
+# Where one multiply-add starts in a cycle: what a position of dense tiles takes beside its
+# products, or one of a slice of small groups; of the time of transposing what is saved in one group
+# whose channels divide the lanes; and vectors of positions from which these are weighed.
 # Zen 4, of the time of dense tiles at 4000 positions: 1 → 2 takes 0.35 by K2 and 0.22 by K15, 2 → 2
 # 0.4 by K2, 4 → 4 0.62, 1 → 4 0.7, 3 → 3 0.86 by K3; by K2 3 → 8 would take 1.3, 12 → 12 1.1. Of
 # fewer vectors of positions than that 1 → 4 and 4 → 4 K2 would take 1.2 and 1.03 at 50 positions.
-DENSE_POSITION, SAVED_EVENLY, FEWEST_VECTORS = 3.5, 0.4, 4
+DENSE_POSITION, SLICE_POSITION, SAVED_EVENLY, FEWEST_VECTORS = 3.5, 2.5, 0.4, 4
 
 # There, what the windows of a signal take beside its positions: of 4100 layers (1 to 64 channels,
 # 100 to 8000 positions) the choice loses more than 1.1× in 250 rather than 420, 1.9× at most.
@@ -92,20 +93,22 @@ def column_time(problem: ConvProblem, target: Target) -> float:
     if SMALL_GROUPS.declines(problem, target) is None:
         slices = math.ceil(g.num_groups / groups_of_slice(g, lanes))
         share = PERMUTING_SHARE if g.kernel_size <= MOST_WRITTEN_TAPS else rates.permuting
-        return g.reduction * slices / (share if tap_pitch(g) else GATHERING_SHARE)
+        share = share if tap_pitch(g) else GATHERING_SHARE
+        beside = SLICE_POSITION if target.fma_units == 1 else 0
+        return slices * (g.reduction / share + beside)
     vectors = vectors_of(problem, target)
     share = rates.one if vectors == 1 else rates.more
     if SLIDING.declines(problem, target) is None and tap_pitch(g) == 1:
         share = SLIDING_SHARE
     beside = DENSE_POSITION if is_weighed_closely(problem, target) else 0
-    return g.reduction * g.num_groups * vectors / share + beside
+    return g.num_groups * (g.reduction * vectors / share + beside)
 
 
 def is_weighed_closely(problem: ConvProblem, target: Target) -> bool:
-    """Where there are few products, which has been measured."""
+    """Where there are few products, or groups, which has been measured."""
     g = problem.geometry
     is_long = problem.length_out >= FEWEST_VECTORS * target.lanes(problem.dtype)
-    has_few = g.reduction < SHORTEST and (g.num_groups == 1 or g.stride > 1)
+    has_few = g.reduction < SHORTEST or g.num_groups > 1
     return is_long and has_few and target.fma_units == 1
 
 
@@ -117,9 +120,9 @@ def position_time(problem: ConvProblem, target: Target) -> float:
         time += WINDOWS / problem.length_out
     if not is_weighed_closely(problem, target):
         return time if g.reduction >= FEWEST else math.inf
-    if lanes % g.in_channels == lanes % g.out_channels == 0:
+    if g.num_groups == 1 and lanes % g.in_channels == lanes % g.out_channels == 0:
         channels = g.in_channels + g.out_channels if g.stride == 1 else g.out_channels
-        time -= SAVED_EVENLY * RATES[target.fma_units].transposed(g.num_groups) * channels
+        time -= SAVED_EVENLY * RATES[target.fma_units].transposed(problem) * channels
     return time
 
 

@@ -16,7 +16,7 @@ from .target import Target
 
 
 class Rates(NamedTuple):
-    """Of the peak, what tiles of each kind reach; products in the time of transposing an element.
+    """Of the peak, what tiles of each kind reach; products in the time of transposing 4 bytes.
 
     `one` and `more` are dense tiles of one vector to a row, whose broadcasts bind it where two
     products start in a cycle, and of more; `permuting` is small groups of many taps. Groups that
@@ -31,20 +31,22 @@ class Rates(NamedTuple):
     transposing: float
     of_groups: float
 
-    def transposed(self, groups: int) -> float:
+    def transposed(self, problem: ConvProblem) -> float:
         """What an element takes to be transposed on the way."""
-        return self.transposing if groups == 1 else self.of_groups
+        is_one = problem.geometry.num_groups == 1
+        return (self.transposing if is_one else self.of_groups) * problem.dtype.itemsize / 4
 
 
 # By `Target.fma_units`. One: Zen 4, one core. Vectors of positions gain over those of outputs 1.24×
 # in 15 → 12 K51, 1.18× in 12 → 12 K15, 1.3× in 64 → 9 K5, and would lose 1.1× in 24 → 24 K7; over
 # dot products 3.5× in 2 → 1 K31, 2.1× in 4 → 1 K101, 1.9× in 8 → 5 K64, and would lose 1.9× in
 # 10 → 1 K7; over groups side by side 4× in 2 → 2 K101, 7.7× in 64 → 8 K64 of 4 groups, 1.26× in
-# 4 → 4 K21, and would lose 1.4× in 8 → 8 K31. Two: 20 → 20 K11 takes 0.9 of the time of dense
-# tiles, 24 → 24 K7 would take 1.1; 15 → 12 K51 takes 0.91 of that of sliding taps, 15 → 13 and
-# 15 → 15 K51 would take 1.07 and 1.09.
+# 4 → 4 K21, 2.5× in 2 → 4 K15 of 2, and would lose 1.4× in 8 → 8 K31; of 1300 layers of 2 to 64
+# groups the choice loses more than 1.1× in 29, 1.5× at most. Two: 20 → 20 K11 takes 0.9 of the time
+# of dense tiles, 24 → 24 K7 would take 1.1; 15 → 12 K51 takes 0.91 of that of sliding taps, 15 → 13
+# and 15 → 15 K51 would take 1.07 and 1.09.
 RATES = {
-    1: Rates(0.93, one=0.97, more=0.97, dots=0.9, permuting=0.88, transposing=1, of_groups=1.75),
+    1: Rates(0.93, one=0.97, more=0.97, dots=0.9, permuting=0.88, transposing=1, of_groups=0.7),
     2: Rates(0.86, one=0.70, more=0.85, dots=0.65, permuting=0.65, transposing=4, of_groups=4),
 }
 
@@ -179,7 +181,7 @@ def positions_pay(problem: ConvProblem, target: Target) -> bool:
 def planar_time(problem: ConvProblem, target: Target) -> float:
     """By vectors of positions, with x and y transposed on the way."""
     g, rates, lanes = problem.geometry, RATES[target.fma_units], target.lanes(problem.dtype)
-    each = rates.transposed(g.num_groups)
+    each = rates.transposed(problem)
     is_sorted = g.stride > 1 == target.fma_units and (g.num_groups > 1 or g.in_channels <= lanes)
     of_x = PHASE / lanes if is_sorted else each
     products = g.reduction * g.out_channels / lanes
