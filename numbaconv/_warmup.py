@@ -145,7 +145,8 @@ def jobs_of_dtype(dtype: np.dtype[Any]) -> Iterator[Job]:
             layer = Conv1D(taps, channels, channels, dtype, num_groups=channels, algorithm="direct")
             yield from jobs_of_layer(layer)
     # Where channels leave lanes idle: vectors of positions, and of half the size.
-    for outputs in (*range(lanes // 2 + 1, lanes, 2), lanes + 1, lanes + lanes // 2):
+    few = range(1, lanes // 2 + 1)
+    for outputs in (*few, *range(lanes // 2 + 1, lanes, 2), lanes + 1, lanes + lanes // 2):
         layer = Conv1D(5, 5 * lanes // 4, outputs, dtype, algorithm="direct")
         yield from jobs_of_layer(layer)
     # What all transforms share; each layer has tiles of its own, 0.3 s each.

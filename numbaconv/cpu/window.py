@@ -92,7 +92,7 @@ def window_shape(
 ) -> WindowShape:
     """Lay out the receptive field of at most `positions` outputs without its gaps.
 
-    Gaps between outputs stay if `keeps_stride`, for kernels that compile the stride in.
+    Gaps between outputs stay if `keeps_stride`, where to copy them takes less time.
     """
     reach = (positions - 1) * stride + 1
     span = (kernel_size - 1) * dilation + 1
@@ -257,23 +257,12 @@ def filler_address(dtype: np.dtype) -> int:
     return _jit.c_address(fill_window, signature)
 
 
-def fill_one(
-    copier, target, target_row, target_channel, x, x_row, x_channel, channels,
-    length, first, rows, mode,
-):  # fmt: skip
-    """Write rows `first` … `first+rows-1` of the padded signal."""
-    fill_strip(
-        copier, target, target_row, target_channel, x, x_row, x_channel, channels,
-        length, first, 1, rows, mode,
-    )  # fmt: skip
-
-
 @functools.cache
 def strip_address(dtype: np.dtype) -> int:
-    """The same of `fill_one`."""
+    """The same of `fill_strip`, for windows that are laid out elsewhere."""
     pointer = types.CPointer(types.float32 if dtype.itemsize == 4 else types.float64)
     integers = [types.int64] * 2
     signature = types.void(
-        types.int64, pointer, *integers, pointer, *integers, *integers, *integers, types.int64
+        types.int64, pointer, *integers, pointer, *integers, *integers, *integers, *integers
     )
-    return _jit.c_address(fill_one, signature)
+    return _jit.c_address(fill_strip.py_func, signature)

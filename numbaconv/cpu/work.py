@@ -168,14 +168,21 @@ def positions_pay(problem: ConvProblem, target: Target) -> bool:
     is_possible = problem.layout == "NCL" and problem.length_out >= lanes and target.fma_units == 1
     if not is_possible or planar_declines(problem, target):
         return False
-    loaded = OWN_PRODUCT + LOADED_PRODUCT / g.out_channels
-    each = max(1 / RATES[target.fma_units].planar, loaded)
+    each = planar_product(problem, target)
     ends = LATENCY * PARTIAL_TILES * g.reduction / (problem.length_out / lanes)
     positions = (g.reduction * each + ADDED_LANES) * g.out_channels + ends
     if g.stride > 1:
         positions += PHASE * g.stride * g.in_channels
     transposed = TRANSPOSED_VECTOR * (g.stride * g.in_channels + g.out_channels)
     return positions < dot_time(problem, target) * lanes + transposed
+
+
+def planar_product(problem: ConvProblem, target: Target) -> float:
+    """What a product takes by vectors of positions: few outputs share the load of an x."""
+    product = 1 / RATES[target.fma_units].planar
+    if target.fma_units > 1:
+        return product
+    return max(product, OWN_PRODUCT + LOADED_PRODUCT / problem.geometry.group_out_channels)
 
 
 def planar_time(problem: ConvProblem, target: Target) -> float:
@@ -185,7 +192,8 @@ def planar_time(problem: ConvProblem, target: Target) -> float:
     is_sorted = g.stride > 1 == target.fma_units and (g.num_groups > 1 or g.in_channels <= lanes)
     of_x = PHASE / lanes if is_sorted else each
     products = g.reduction * g.out_channels / lanes
-    return products / rates.planar + of_x * g.stride * g.in_channels + each * g.out_channels
+    products *= planar_product(problem, target)
+    return products + of_x * g.stride * g.in_channels + each * g.out_channels
 
 
 def dot_time(problem: ConvProblem, target: Target) -> float:

@@ -15,6 +15,7 @@ from llvmlite.binding import llvm_version_info
 from numbaconv.cpu.dense import cut_channels
 from numbaconv.cpu.dense_tile import has_own_loop_of_one_tap, unroll_of
 from numbaconv.cpu.families import FAMILIES, standalone_module
+from numbaconv.cpu.family import Family
 from numbaconv.cpu.fir import MOST_PERMUTED, SHORTER
 from numbaconv.cpu.microkernel import Tile
 from numbaconv.cpu.sliced import MOST_WRITTEN_TAPS
@@ -103,30 +104,33 @@ def shipped_tiles(isa: str) -> tuple[Tile, ...]:
     return tuple(tiles)
 
 
-def problems(lanes: int, dtype: np.dtype[Any]) -> Iterator[ConvProblem]:
-    """Of short and of long signals, in both orders of axes."""
+def problems(lanes: int, dtype: np.dtype[Any]) -> Iterator[tuple[ConvProblem, list[Family]]]:
+    """Of short and of long signals, in both orders of axes; and the families asked for tiles."""
     near, far = 300, 20_000
-    cases = [
-        (*shape, taps[0] if taps else 3, stride, layout, length)
-        for *shape, taps in ((*s[:4], s[4:]) for s in shapes(lanes))
+    for inputs, outputs, groups, dilation, *taps in shapes(lanes):
         for layout, stride, length in (
             ("NLC", 1, near), ("NLC", 1, far),
             ("NCL", 1, near), ("NCL", 1, far), ("NCL", 2, near),
-        )
-    ]  # fmt: skip
-    cases += [(*s, layout, 4000) for s in strided_shapes(lanes) for layout in ("NLC", "NCL")]
-    for inputs, outputs, groups, dilation, taps, stride, layout, length in cases:
+        ):  # fmt: skip
+            geometry = Geometry(
+                *(taps or [3]), inputs, outputs,
+                stride=stride, dilation=dilation, num_groups=groups,
+            )  # fmt: skip
+            yield ConvProblem(geometry, 1, length, dtype, layout=layout), list(FAMILIES)
+    by_phases = [family for family in FAMILIES if family.needs_unit_rows]
+    for inputs, outputs, groups, dilation, kernel_size, stride in strided_shapes(lanes):
         geometry = Geometry(
-            taps, inputs, outputs, stride=stride, dilation=dilation, num_groups=groups
+            kernel_size, inputs, outputs, stride=stride, dilation=dilation, num_groups=groups
         )
-        yield ConvProblem(geometry, 1, length, dtype, layout=layout)
+        for layout in ("NLC", "NCL"):
+            yield ConvProblem(geometry, 1, 4000, dtype, layout=layout), by_phases
 
 
 def collect_tiles(target: Target, tiles: dict[Tile, None]) -> None:
     """Add each tile for `target`, in an order that does not change."""
     for dtype in (np.dtype(np.float32), np.dtype(np.float64)):
-        for problem in problems(target.lanes(dtype), dtype):
-            for family in FAMILIES:
+        for problem, families in problems(target.lanes(dtype), dtype):
+            for family in families:
                 if family.declines(problem, target) is None:
                     for panel in family.panels(problem, target):
                         tiles[panel.tile] = None

@@ -81,7 +81,7 @@ def fill_tile(window, call, x, origin, outputs):
             arguments = (
                 c.copier, offset(window, i * strip * c.in_channels), c.in_channels, 1,
                 x, c.x_row, c.x_channel, c.in_channels,
-                c.length, origin + i * c.unit, positions, c.mode,
+                c.length, origin + i * c.unit, 1, positions, c.mode,
             )  # fmt: skip
             call_address(c.filler, arguments)
         for j in range((i * strip + positions) * c.in_channels, (i + 1) * strip * c.in_channels):
