@@ -187,12 +187,11 @@ def planar_product(problem: ConvProblem, target: Target) -> float:
 
 def planar_time(problem: ConvProblem, target: Target) -> float:
     """By vectors of positions, with x and y transposed on the way."""
-    g, rates, lanes = problem.geometry, RATES[target.fma_units], target.lanes(problem.dtype)
-    each = rates.transposed(problem)
-    is_sorted = g.stride > 1 == target.fma_units and (g.num_groups > 1 or g.in_channels <= lanes)
-    of_x = PHASE / lanes if is_sorted else each
-    products = g.reduction * g.out_channels / lanes
-    products *= planar_product(problem, target)
+    g, lanes = problem.geometry, target.lanes(problem.dtype)
+    of_x = each = RATES[target.fma_units].transposed(problem)
+    if target.fma_units == 1 < g.stride and (g.num_groups > 1 or g.in_channels <= lanes):
+        of_x = PHASE / lanes  # sorted, many planes at once
+    products = g.reduction * g.out_channels / lanes * planar_product(problem, target)
     return products + of_x * g.stride * g.in_channels + each * g.out_channels
 
 
@@ -200,5 +199,7 @@ def dot_time(problem: ConvProblem, target: Target) -> float:
     """By vectors of input channels, whose sums are added up at the end."""
     g = problem.geometry
     vectors = math.ceil(g.group_in_channels / target.lanes(problem.dtype))
-    products = g.kernel_size * vectors * g.out_channels / RATES[target.fma_units].dots
-    return products + (DOT_OUTPUT * g.out_channels + DOT_POSITION if target.fma_units == 1 else 0)
+    time = g.kernel_size * vectors * g.out_channels / RATES[target.fma_units].dots
+    if target.fma_units == 1:
+        time += DOT_OUTPUT * g.out_channels + DOT_POSITION
+    return time
