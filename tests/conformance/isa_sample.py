@@ -63,7 +63,9 @@ def every_tile_is_exact():
             for dilation in (1, 2, 16):
                 assert_exact(few.but(dilation=dilation))
                 assert_exact(few.but(dilation=dilation, permute=True))
-        for kernel_size, stride, dilation in ((3, 2, 1), (19, 3, 1), (70, 2, 1), (9, 4, 3)):
+        # More taps of a phase than lanes; phases of one tap, and of taps apart.
+        of_single = ((3, 2, 1), (9, 4, 3)) if dtype == "float32" else ()
+        for kernel_size, stride, dilation in ((40, 3, 1), *of_single):
             phases = Case(kernel_size, 1, 1, 500, stride=stride, dilation=dilation, padding="same")
             for channels in ((1, 1, 1), (2, 2, 2), (3, 5, 1), (18, 3, 1)):
                 inputs, outputs, groups = channels
