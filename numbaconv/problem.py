@@ -176,6 +176,11 @@ class Geometry:
         return self.stride // self.common_step
 
     @property
+    def phase_taps(self) -> int:
+        """Taps of the first phase; others have as many, or one less."""
+        return -(-self.kernel_size // self.phases)
+
+    @property
     def phase_dilation(self) -> int:
         """Positions of a phase from one of its taps to the next."""
         return max(1, self.dilation // self.common_step)

@@ -69,18 +69,22 @@ class Family(ABC):
         """Positions that windows have room for, however few a border has."""
         return 1
 
+    def sorts_x(self, problem: ConvProblem) -> bool:
+        """Whether windows hold x phase by phase: positions then follow each other in one."""
+        return self.needs_unit_rows and problem.geometry.stride > 1
+
     def copies_x(self, problem: ConvProblem) -> bool:
         """Whether all of a contiguous x goes through windows, for another axis is contiguous."""
         is_signal = problem.geometry.in_channels == 1
         if self.needs_unit_rows:
-            has_steps = problem.step > 1 or problem.geometry.stride > 1
-            return has_steps or not (is_signal or problem.layout == "NCL")
+            is_contiguous = is_signal or problem.layout == "NCL"
+            return problem.step > 1 or self.sorts_x(problem) or not is_contiguous
         return problem.layout == "NCL" and not is_signal
 
     def band(self, problem: ConvProblem, panels: int, run: int, target: Target) -> Band:
         """How many of the panels go over all positions before the next ones do."""
-        is_copied = self.needs_unit_rows and problem.geometry.stride > 1
-        return Band(panels, problem.geometry.in_channels, step=0, is_copied=is_copied)
+        channels = problem.geometry.in_channels
+        return Band(panels, channels, step=0, is_copied=self.sorts_x(problem))
 
     def stores_lines(self, problem: ConvProblem, target: Target) -> bool:
         """Whether stores past the caches fill whole lines at once."""

@@ -306,12 +306,11 @@ class Fir(Family):
         pitch, phase_dilation = INTERLEAVED.order(problem, target) or 1, 0
         if g.phases > 1:
             pitch, phase_dilation = g.phases, g.phase_dilation
-        taps = -(-g.kernel_size // g.phases)
         if permutes_taps(problem, target):
             vectors, written, reading = PERMUTED_VECTORS, g.kernel_size, BY_TURNS
         elif g.kernel_size <= MOST_WRITTEN_TAPS and target.isa in WRITE_TAPS:
             written = g.kernel_size
-        if g.num_groups > 1 or written or taps <= lanes:
+        if g.num_groups > 1 or written or g.phase_taps <= lanes:
             block = 0
         elif g.phase_dilation > 1:
             block = 1

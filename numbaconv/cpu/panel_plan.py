@@ -184,7 +184,7 @@ def window_for(blocking: Blocking, inside: Inside) -> tuple[int, WindowShape]:
         least = min(blocking.tile.lanes, problem.length_out)
     is_strip = problem.layout == "NCL" and geometry.stride <= TRANSPOSED_STRIDE
     while True:
-        if blocking.family.needs_unit_rows and geometry.stride > 1:
+        if blocking.family.sorts_x(problem):
             shape = phase_shape(positions, geometry)
         else:
             shape = window_shape(

@@ -2,7 +2,7 @@
 
 The microkernel with its roles exchanged: weights are broadcast, and the rows of the tile are
 output channels. Nothing is transposed, where channel-last tiles go through a window and back;
-and no lane is idle however few the channels.
+and no lane is idle however few the channels. With a stride x is sorted (`window.phase_shape`).
 The chain of each output is that of the kernel for channel-last arrays, so are its bits.
 """
 

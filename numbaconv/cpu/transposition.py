@@ -405,17 +405,12 @@ def pick_columns(target, target_row, source, source_row, step, rows, columns):
     for r in range(rows):
         to, row = offset(target, r * target_row), offset(source, r * source_row)
         for c in range(0, whole, lanes):
-            # A vector of steps of 4 takes 3.7 ns, and 7 where elements are gathered.
+            # By shuffles a vector takes 1.6 ns in steps of 2 and 2.7 of 3, where elements are
+            # gathered 3.3 and 3.9; in steps of 4 it would take 3.5, and 3.7 gathered (Zen 4).
             if step == 2:
                 move_every(offset(to, c), offset(row, c * step), 2)
             elif step == 3:
                 move_every(offset(to, c), offset(row, c * step), 3)
-            elif step == 4:
-                move_every(offset(to, c), offset(row, c * step), 4)
-            elif step == 6:
-                move_every(offset(to, c), offset(row, c * step), 6)
-            elif step == 8:
-                move_every(offset(to, c), offset(row, c * step), 8)
             else:
                 move_every(offset(to, c), offset(row, c * step), step)
     copy_elements(

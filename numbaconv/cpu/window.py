@@ -126,7 +126,7 @@ def phase_shape(positions: int, geometry: Geometry) -> WindowShape:
             1, dilation=positions, strips=geometry.kernel_size, pitch=positions,
             step=geometry.dilation, first_rows=1, more_rows=1, every=geometry.stride,
         )  # fmt: skip
-    taps = -(-geometry.kernel_size // phases)
+    taps = geometry.phase_taps
     first_rows = (taps - 1) * tap + 1
     pitch = first_rows + positions - 1
     return WindowShape(

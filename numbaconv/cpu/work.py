@@ -117,8 +117,7 @@ def permutes_taps(problem: ConvProblem, target: Target) -> bool:
     """
     g = problem.geometry
     is_gainful = target.isa == "avx512" and target.fma_units == 1
-    taps = -(-g.kernel_size // g.phases)
-    return is_gainful and g.dilation == 1 < taps <= target.lanes(problem.dtype)
+    return is_gainful and g.dilation == 1 < g.phase_taps <= target.lanes(problem.dtype)
 
 
 def channels_pay(problem: ConvProblem, target: Target) -> bool:

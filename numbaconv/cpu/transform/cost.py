@@ -293,7 +293,7 @@ def direct_counts(problem: ConvProblem, target: Target) -> tuple[str, Counts]:
     counts["x_elements"] = x_size
     if is_transposed:
         counts["transposed"] = x_size + y_size
-    elif blocking.family.needs_unit_rows and geometry.stride > 1:  # sorted into phases
+    elif blocking.family.sorts_x(problem):
         counts["transposed"] = x_size
     counts["bytes"] = moved_bytes(problem, target)
     if counts["bytes"] > VERY_FAR_SIZE * target.l2:
@@ -326,8 +326,7 @@ def tile_counts(blocking: Blocking) -> Counts:
 def fir_counts(problem: ConvProblem, tile: Tile) -> Counts:
     """Of tiles of many vectors the products and loads, and the products of single vectors."""
     geometry, lanes = problem.geometry, tile.lanes
-    taps, phases = geometry.kernel_size, geometry.phases
-    of_phase = math.ceil(taps / phases)
+    taps, phases, of_phase = geometry.kernel_size, geometry.phases, geometry.phase_taps
     signals = problem.batch * problem.geometry.num_groups
     residues, block = min(of_phase, lanes), max(1, tile.variant.tap_block)
     blocks = residues * math.ceil(of_phase / residues / block)
