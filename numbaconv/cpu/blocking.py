@@ -173,15 +173,13 @@ def reduction_blocks(
     return blocks
 
 
-# Positions up to which a filter from beyond the second cache is read for so little work that its
-# way from there shows. Prefetched faster, 1024 → 4096 K1 at 60 positions gains 1.03-1.16×,
-# 2048 → 2048 K1 1.05× at 24 to 128, 768 → 768 K3 1.02×; a filter that stays near loses up to 3 %.
-FEW_POSITIONS = 128
-
-
 def is_far_filter(problem: ConvProblem, target: Target) -> bool:
     """Whether the filter is larger than the second cache."""
     return problem.filter_bytes > target.l2
+
+
+# Positions up to which a block may go over all panels, see below.
+FEW_POSITIONS = 128
 
 
 def is_block_by_block(problem: ConvProblem, target: Target) -> bool:
@@ -237,13 +235,29 @@ def band_of(problem: ConvProblem, panels: int, run: int, target: Target) -> Band
 RUN_SPANS = 4
 
 
+# Tiles of a run, about, where the filter comes from beyond the second cache: its blocks are read
+# for every run, and x, though it may then come from there too, is less. Zen 4: 768 → 3072 K1 gains
+# 1.04-1.12× at 140 to 2000 positions, 4096 → 1024 K1 1.04×, 1024 → 1024 K1 1.02×, 512 → 512 K3
+# nothing; 80 tiles lose up to 3 % again.
+FAR_TILES = 32
+
+
 def run_length(problem: ConvProblem, rows: int, target: Target, is_copied: bool) -> int:
-    """Positions of one run: their rows of x take at most a quarter of L2, or with those of y."""
+    """Positions of one run: their rows of x take at most a quarter of L2, or with those of y.
+
+    Or more, where the filter does not fit there; runs of one length then, since a short one would
+    read all of the filter for little.
+    """
     g, itemsize = problem.geometry, problem.dtype.itemsize
     fitting = min(MAX_RUN, target.l2 // 4 // (g.stride * g.in_channels * itemsize))
     if is_copied:
         both = (g.stride * g.in_channels + g.out_channels) * itemsize
         fitting = max(fitting, min(RUN_SPANS * g.span, target.l2 // 4 // both))
+    if is_far_filter(problem, target):
+        fitting = max(fitting, min(MAX_RUN, FAR_TILES * rows))
+        positions, longest = problem.length_out, MAX_RUN // rows * rows
+        runs = max(1, -(-positions // longest), round(positions / fitting))
+        fitting = round_up(-(-positions // runs), rows)
     return max(2 * rows, fitting // rows * rows)
 
 

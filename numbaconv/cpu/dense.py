@@ -16,13 +16,12 @@ from . import blocking
 from .blocking import Band, Panel, reduction_blocks, split_evenly
 from .dense_tile import (
     ONE_CHANNEL,
-    PREFETCH_FASTER,
     PREFETCH_OUTPUTS,
     PREFETCH_WEIGHTS,
     PREFETCH_X,
     STREAM_WEIGHTS,
     DenseEmitter,
-    unroll_with_x,
+    unroll_of,
 )
 from .family import Family
 from .microkernel import Tile
@@ -75,30 +74,28 @@ def variant_of(
 ) -> tuple[str, ...]:
     """What suits the reduction: its length, its weights against the first cache, its taps.
 
-    Prefetching weights makes shorter loops 3-6 % slower, and tiles of one vector have so many
-    rows that no register is left for it. With vectors shorter than a line a turn reads few lines,
-    and one of them is fast enough: with AVX2 (Zen 3) two lose 1.1-1.36× at 36 to 128 positions.
+    Tiles of one vector have so many rows that no register is left to prefetch weights.
     """
     g = problem.geometry
     variant = []
-    if problem.dtype.itemsize * 8 in target.prefetch_bits:
-        is_long = g.reduction * vectors * target.vector_bytes > target.l1
-        if vectors > 1 and is_long:
-            is_fast = sharing is not None and target.vector_bytes >= LINE
-            variant.append(PREFETCH_FASTER if is_fast else PREFETCH_WEIGHTS)
-        elif sharing is not None and sharing <= FEW:
-            variant.append(STREAM_WEIGHTS)
-        elif g.reduction < SHORT:
-            variant.append(PREFETCH_OUTPUTS)
-        if g.reduction >= SHORT and not of_transform and reads_x_little(problem):
-            between = g.stride * problem.step
-            new_bytes = target.tile_rows[vectors - 1] * between * problem.dtype.itemsize
-            steps = unroll_with_x(target.vector_bytes * 8, vectors, variant)
-            lines = -(-new_bytes * steps // (g.kernel_size * LINE))
-            # At most one a step: outputs far apart skip most of what lies between.
-            variant.append(f"{PREFETCH_X}{min(lines, steps)}")
     if g.group_in_channels == 1 and g.dilation * problem.step > 1:
         variant.append(ONE_CHANNEL)
+    if problem.dtype.itemsize * 8 not in target.prefetch_bits:
+        return tuple(variant)
+    is_long = g.reduction * vectors * target.vector_bytes > target.l1
+    if sharing is not None and is_long and vectors > 1:
+        variant.append(PREFETCH_WEIGHTS)
+    elif sharing is not None and sharing <= FEW:
+        variant.append(STREAM_WEIGHTS)
+    elif g.reduction < SHORT:
+        variant.append(PREFETCH_OUTPUTS)
+    steps = unroll_of(target.vector_bytes * 8, vectors, variant)
+    if g.reduction >= SHORT and steps > 1 and not of_transform and reads_x_little(problem):
+        between = g.stride * problem.step
+        new_bytes = target.tile_rows[vectors - 1] * between * problem.dtype.itemsize
+        lines = -(-new_bytes * steps // (g.kernel_size * LINE))
+        # At most one a step: outputs far apart skip most of what lies between.
+        variant.append(f"{PREFETCH_X}{min(lines, steps)}")
     return tuple(variant)
 
 
@@ -128,8 +125,7 @@ def cut_channels(
     """Cut `channels` channels of y into panels of nearly equal width.
 
     `sharing` is the number of positions that share a block of weights, where those come from
-    the last cache; None if they are as many as a run, or weights come from nearer. In a GEMM
-    `of_transform` x has just been written.
+    the last cache, else None. In a GEMM `of_transform` x has just been written.
     """
     lanes = target.lanes(problem.dtype)
     panels = []
@@ -251,8 +247,7 @@ class Dense(Family):
     def panels(self, problem: ConvProblem, target: Target) -> list[Panel]:
         g = problem.geometry
         positions = problem.batch * problem.length_out
-        is_far = blocking.is_far_filter(problem, target)
-        sharing = positions if is_far and positions <= blocking.FEW_POSITIONS else None
+        sharing = positions if blocking.is_far_filter(problem, target) else None
         lanes = target.lanes(problem.dtype)
         panels: list[Panel] = []
         for group in range(g.num_groups):

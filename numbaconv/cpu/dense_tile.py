@@ -13,22 +13,17 @@ from .microkernel import Emitter, Tile
 from .vector import LINE, i64
 
 # Steps of the inner loop per turn: at 1, loop counters take 4-8 % of the issue slots that
-# the multiply-adds want on a core with two 512-bit FMA units; 4 and 8 are alike. Vectors of 256
-# bits, those of AVX and halves of AVX-512, take 8, since a turn prefetches a line of weights
-# (below): 1.01-1.08× at up to 128 positions (Zen 3). There is no register for it where x is
-# prefetched too, nor with NEON. So do tiles of four vectors of AVX-512 whose weights stay near: on
-# Zen 4 64 → 128 K1 gains 1.006-1.013×, where tiles of three lose 0.5 %.
+# the multiply-adds want on a core with two 512-bit FMA units; 4 and 8 are alike, with vectors of
+# 256 bits too. Tiles of four vectors of AVX-512 whose weights stay near take 8: on Zen 4
+# 64 → 128 K1 gains 1.006-1.013×, where tiles of three lose 0.5 %.
 UNROLL, UNROLL_MORE = 4, 8
 
-# Variants of the tile: weights of the next block are prefetched, by a line or by two a turn;
-# weights are prefetched as they are read, since they are read once; lines of y are prefetched; the
-# chain runs over the taps of one channel; and, with a number, so many lines of x, behind those that
-# a tile reads, are prefetched a turn.
-PREFETCH_WEIGHTS, PREFETCH_FASTER, STREAM_WEIGHTS = "prefetch_w", "prefetch_w2", "stream_w"
+# Variants of the tile: weights of the next block are prefetched; weights are prefetched as they are
+# read, since they are read once; lines of y are prefetched; the chain runs over the taps of one
+# channel; and, with a number, so many lines of x, behind those that a tile reads, are prefetched a
+# turn.
+PREFETCH_WEIGHTS, STREAM_WEIGHTS = "prefetch_w", "stream_w"
 PREFETCH_OUTPUTS, ONE_CHANNEL, PREFETCH_X = "prefetch_y", "one_channel", "prefetch_x"
-
-# Lines that a turn of the inner loop asks for.
-PREFETCHED_LINES = {PREFETCH_WEIGHTS: 1, PREFETCH_FASTER: 2}
 
 # How many bytes ahead weights are streamed: 6192 products of 4 x 48 x 48, 55 MB of weights, take
 # 5.4 ms without, 3.8 at 2 KiB, 2.8 at 8 KiB, 3.2 at 16 KiB.
@@ -41,25 +36,12 @@ def prefetched_x_lines(tile: Tile) -> int:
     return int(counts[0]) if counts else 0
 
 
-def prefetched_lines(variant: Sequence[str]) -> int:
-    """Lines of weights that a turn of the full tile asks for."""
-    return sum(PREFETCHED_LINES.get(name, 0) for name in variant)
-
-
-def unroll_with_x(vector_bits: int, vectors: int, variant: Sequence[str]) -> int:
-    """Steps per turn of the full tile if it prefetches x."""
-    is_wide = vector_bits == 512 and vectors == 4
-    return UNROLL_MORE if is_wide and not prefetched_lines(variant) else UNROLL
-
-
-def unroll_of(tile: Tile) -> int:
+def unroll_of(vector_bits: int, vectors: int, variant: Sequence[str]) -> int:
     """Steps per turn of the full tile: taps that lie apart need an address each, so one."""
-    if ONE_CHANNEL in tile.variant:
+    if ONE_CHANNEL in variant:
         return 1
-    vector_bits = tile.lanes * tile.bits
-    if vector_bits == 256 and not prefetched_x_lines(tile):
-        return UNROLL_MORE
-    return unroll_with_x(vector_bits, tile.vectors, tile.variant)
+    is_wide = vector_bits == 512 and vectors == 4
+    return UNROLL_MORE if is_wide and PREFETCH_WEIGHTS not in variant else UNROLL
 
 
 def has_own_loop_of_one_tap(tile: Tile) -> bool:
@@ -67,11 +49,13 @@ def has_own_loop_of_one_tap(tile: Tile) -> bool:
 
     Around a loop over taps LLVM keeps addresses in memory. Without it 64 → 128 K3 gains 1.014×,
     96 → 96 K3 1.01×, 256 → 256 K3 nothing, and eight pointwise layers 1.00-1.03× (Zen 4). In tiles
-    of many rows it keeps them there anyway, and some of four vectors that prefetch x; and with
-    shorter vectors (tests/codegen).
+    of many rows it keeps them there anyway, and those of four vectors that prefetch x, or of three
+    that prefetch weights too; and with shorter vectors (tests/codegen).
     """
     is_long_vector = tile.lanes * tile.bits == LINE * 8
-    has_room = tile.vectors == 3 or not prefetched_x_lines(tile) or PREFETCH_WEIGHTS in tile.variant
+    has_room = not prefetched_x_lines(tile) or (
+        tile.vectors == 3 and PREFETCH_WEIGHTS not in tile.variant
+    )
     return is_long_vector and tile.vectors > 2 and has_room and ONE_CHANNEL not in tile.variant
 
 
@@ -85,34 +69,23 @@ class DenseEmitter(Emitter):
 
     def emit(self) -> None:
         self.mask = self.v.first_lanes(self.last_lanes) if self.tile.masked else None
-        self.lines = prefetched_lines(self.variant)
         self.x_lines = prefetched_x_lines(self.tile)
-        if self.lines:
-            self.begin_prefetch()
         self.cover_rows(self.emit_tile)
 
-    def begin_prefetch(self) -> None:
-        """Point at the first line of the next block of weights."""
-        b = self.v.ir
-        self.ahead = b.alloca(i64)  # from tile to tile
-        b.store(self.w_next, self.ahead)
+    def weights_ahead(self, rows: int) -> Any:
+        """How far ahead of the weights of a step those lie that a tile of `rows` asks for, if any.
 
-    def next_line(self) -> Any:
-        """How far ahead of its own weights this tile prefetches: some lines further every tile.
-
-        A turn of the inner loop reads a few lines and asks for one of those at the same
-        place in the next block, so some 16 tiles bring all of it to the second cache. Else
-        the first tile of a block waits for the last cache while the others wait for nothing:
-        1.1-1.3 times slower where the filter outgrows the second cache. Where 12 tiles share a
-        block, two lines a turn gain 1.15 times; in longer runs they lose 2 %.
+        Those of the next block are all asked for by every tile: if some lines of a turn have come
+        to the second cache and others have not, reading them takes longer than if none had
+        (1024 → 4096 K1 lost 1.1-1.2× where a tile asked for a line or two of its turn, and less
+        than 16 or 8 tiles shared a block). Tiles of few rows are bound by the way from the
+        last cache, and lose 1.2-1.8× by asking; from more than half of the rows on they gain
+        1.0-1.2×.
         """
-        v, b = self.v, self.v.ir
-        line, turn = self.lines * LINE * 8 // v.bits, unroll_of(self.tile) * self.tile.width
-        ahead = b.load(self.ahead)
-        following = b.add(ahead, i64(line))
-        is_inside = b.icmp_signed("<", following, b.add(self.w_next, i64(turn)))
-        b.store(b.select(is_inside, following, self.w_next), self.ahead)
-        return ahead
+        if STREAM_WEIGHTS in self.variant:
+            return i64(STREAM_AHEAD * 8 // self.v.bits)
+        is_asking = PREFETCH_WEIGHTS in self.variant and 2 * rows > self.tile.rows
+        return self.w_next if is_asking else None
 
     def places(self, row: Any) -> list[tuple[Any, Any]]:
         """Address and mask of each vector of a row of y."""
@@ -158,11 +131,7 @@ class DenseEmitter(Emitter):
     def emit_taps(self, x_rows: list[Any], sums: list[Any], taps: Any) -> list[Any]:
         """So many taps, a number that is compiled in or a value."""
         v = self.v
-        ahead = None
-        if STREAM_WEIGHTS in self.variant:
-            ahead = i64(STREAM_AHEAD * 8 // v.bits)
-        elif self.lines and len(x_rows) == self.tile.rows:
-            ahead = self.next_line()
+        ahead = self.weights_ahead(len(x_rows))
         if taps == 1:
             carried = [self.w, v.at(x_rows[-1], self.depth), *sums]
             return self.emit_chain(x_rows, i64(0), self.depth, i64(1), ahead, carried)[2:]
@@ -185,9 +154,10 @@ class DenseEmitter(Emitter):
 
         Carries w, where x is to be prefetched, and the sums.
         """
-        v, width = self.v, self.tile.width
+        v, width, vectors = self.v, self.tile.width, self.tile.vectors
         # Only the full tile is unrolled: the others run once a panel, and cost compile time.
-        unroll = unroll_of(self.tile) if len(x_rows) == self.tile.rows else 1
+        is_full = len(x_rows) == self.tile.rows
+        unroll = unroll_of(v.bits * v.lanes, vectors, self.variant) if is_full else 1
 
         def turn(i: Any, carried: list[Any], count: int) -> list[Any]:
             w, behind, *sums = carried
@@ -206,13 +176,11 @@ class DenseEmitter(Emitter):
 
         return v.unrolled_loop(count, unroll, carried, turn)
 
-    def prefetch_weights(self, w: Any, count: int) -> None:
-        """Ask for some lines of a turn, or for all lines of its `count` steps."""
-        lines = self.lines if count > 1 else 0
-        if STREAM_WEIGHTS in self.variant:
-            lines = count * self.tile.vectors
-        for k in range(lines):
-            self.v.prefetch(self.v.at(w, k * self.v.lanes))
+    def prefetch_weights(self, w: Any, steps: int) -> None:
+        """Ask for the lines of so many steps."""
+        line = LINE * 8 // self.v.bits
+        for first in range(0, steps * self.tile.width, line):
+            self.v.prefetch(self.v.at(w, first))
 
     def multiply(
         self, x_rows: list[Any], place: Any, further: Any, w: Any, sums: list[Any]

@@ -35,18 +35,22 @@ RUN_FIELDS = len(RUN.names or ())
 
 @_jit.inner
 def compute_runs(element, call, runs, count, first_panel, last_panel, stage):
-    """`count` runs for panels first … last-1, whose weights they share; or block by block."""
+    """`count` runs, which share each block of weights, for panels first … last-1.
+
+    All blocks of a panel before the next one, or a block of all panels.
+    """
     c = record(call, 0, "call")
     step = 1 if c.is_block_by_block else c.block_count
     for first_block in range(0, c.block_count, step):
         for p in range(first_panel, last_panel):
-            for i in range(count):
-                compute_run(element, call, runs, i, p, first_block, first_block + step, stage)
+            for b in range(first_block, first_block + step):
+                for i in range(count):
+                    compute_run(element, call, runs, i, p, b, stage)
 
 
 @_jit.inner
-def compute_run(element, call, runs, i, p, first_block, last_block, stage):
-    """Positions of one run, of one panel."""
+def compute_run(element, call, runs, i, p, b, stage):
+    """Positions of one run, of one panel, and products of one block."""
     c, run = record(call, 0, "call"), record(runs, i, "run")
     source, row, tap, channel = pointer(run.source, element), run.row, run.tap, run.channel
     weights, biases = pointer(c.weights, element), pointer(c.bias, element)
@@ -58,25 +62,24 @@ def compute_run(element, call, runs, i, p, first_block, last_block, stage):
     target, target_row, target_channel = y_panel, c.y_row, c.y_channel
     if c.stage_size:
         target, target_row, target_channel = stage, c.stage_row, c.stage_channel
-    for b in range(first_block, last_block):
-        block = record(c.blocks, b, "block")
-        done = block.first_tap * block.full_depth + block.first_channel
-        taps, depth = block.taps, block.depth
-        if run.is_merged and panel.merges_taps:  # taps follow each other in memory: one long row
-            taps, depth = 1, taps * depth
-        accumulate = b
-        ahead = panel.width * (c.reduction if c.is_block_by_block else block.taps * block.depth)
-        arguments = (
-            0,
-            offset(source, block.first_tap * tap + (x_offset + block.first_channel) * channel),
-            offset(weights, panel.weights + done * panel.width),
-            offset(biases, panel.bias),
-            target,
-            row, tap, channel, panel.x_slice, target_row, target_channel,
-            run.rows, taps, depth, panel.slices, panel.last_lanes, accumulate, c.x_bytes, ahead,
-        )  # fmt: skip
-        call_address(panel.kernel, arguments)
-    if c.stage_size:
+    block = record(c.blocks, b, "block")
+    done = block.first_tap * block.full_depth + block.first_channel
+    taps, depth = block.taps, block.depth
+    if run.is_merged and panel.merges_taps:  # taps follow each other in memory: one long row
+        taps, depth = 1, taps * depth
+    accumulate = b
+    ahead = panel.width * (c.reduction if c.is_block_by_block else block.taps * block.depth)
+    arguments = (
+        0,
+        offset(source, block.first_tap * tap + (x_offset + block.first_channel) * channel),
+        offset(weights, panel.weights + done * panel.width),
+        offset(biases, panel.bias),
+        target,
+        row, tap, channel, panel.x_slice, target_row, target_channel,
+        run.rows, taps, depth, panel.slices, panel.last_lanes, accumulate, c.x_bytes, ahead,
+    )  # fmt: skip
+    call_address(panel.kernel, arguments)
+    if c.stage_size and b == c.block_count - 1:
         staged = (
             y_panel, c.y_row, c.y_channel, stage, c.stage_row, c.stage_channel,
             run.rows, panel.channels,

@@ -15,7 +15,6 @@ from llvmlite.binding import llvm_version_info
 from numbaconv.cpu.dense import cut_channels
 from numbaconv.cpu.dense_tile import has_own_loop_of_one_tap, unroll_of
 from numbaconv.cpu.families import FAMILIES, standalone_module
-from numbaconv.cpu.family import Family
 from numbaconv.cpu.fir import MOST_PERMUTED, SHORTER
 from numbaconv.cpu.microkernel import Tile
 from numbaconv.cpu.sliced import MOST_WRITTEN_TAPS
@@ -104,8 +103,8 @@ def shipped_tiles(isa: str) -> tuple[Tile, ...]:
     return tuple(tiles)
 
 
-def problems(lanes: int, dtype: np.dtype[Any]) -> Iterator[tuple[ConvProblem, list[Family]]]:
-    """Of short and of long signals, in both orders of axes; and the families asked for tiles."""
+def problems(lanes: int, dtype: np.dtype[Any]) -> Iterator[ConvProblem]:
+    """Of short and of long signals, in both orders of axes."""
     near, far = 300, 20_000
     for inputs, outputs, groups, dilation, *taps in shapes(lanes):
         for layout, stride, length in (
@@ -116,21 +115,20 @@ def problems(lanes: int, dtype: np.dtype[Any]) -> Iterator[tuple[ConvProblem, li
                 *(taps or [3]), inputs, outputs,
                 stride=stride, dilation=dilation, num_groups=groups,
             )  # fmt: skip
-            yield ConvProblem(geometry, 1, length, dtype, layout=layout), list(FAMILIES)
-    by_phases = [family for family in FAMILIES if family.needs_unit_rows]
+            yield ConvProblem(geometry, 1, length, dtype, layout=layout)
     for inputs, outputs, groups, dilation, kernel_size, stride in strided_shapes(lanes):
         geometry = Geometry(
             kernel_size, inputs, outputs, stride=stride, dilation=dilation, num_groups=groups
         )
         for layout in ("NLC", "NCL"):
-            yield ConvProblem(geometry, 1, 4000, dtype, layout=layout), by_phases
+            yield ConvProblem(geometry, 1, 4000, dtype, layout=layout)
 
 
 def collect_tiles(target: Target, tiles: dict[Tile, None]) -> None:
     """Add each tile for `target`, in an order that does not change."""
     for dtype in (np.dtype(np.float32), np.dtype(np.float64)):
-        for problem, families in problems(target.lanes(dtype), dtype):
-            for family in families:
+        for problem in problems(target.lanes(dtype), dtype):
+            for family in FAMILIES:
                 if family.declines(problem, target) is None:
                     for panel in family.panels(problem, target):
                         tiles[panel.tile] = None
@@ -219,12 +217,13 @@ def full_tile_loops(isa: str, tile: Tile) -> list[list[str]]:
 @pytest.mark.parametrize("isa, tile", DENSE)
 def test_inner_loop_of_the_full_dense_tile_is_unrolled_multiply_adds(isa, tile):
     loops = full_tile_loops(isa, tile)
-    wanted = unroll_of(tile) * tile.rows * tile.vectors
+    unroll = unroll_of(tile.lanes * tile.bits, tile.vectors, tile.variant)
+    wanted = unroll * tile.rows * tile.vectors
     copies = 1 + has_own_loop_of_one_tap(tile)
-    assert len(loops) == copies or unroll_of(tile) == 1  # one step: a small tile may have as many
+    assert len(loops) == copies or unroll == 1  # one step: a small tile may have as many
     for loop in loops:
         found = products_of(isa, tile, loop)
-        steps = 2 if unroll_of(tile) == 1 and max(found) == 2 * wanted else 1  # LLVM's choice
+        steps = 2 if unroll == 1 and max(found) == 2 * wanted else 1  # LLVM's choice
         count = steps * wanted
         assert found == ((count, 0, 0) if tile.fma else (0, count, count))
 

@@ -265,6 +265,17 @@ def test_phases_of_a_stride(kernel_size, stride, dilation, channels, permute):
 CACHE_SIZES = (1, 1 << 10, 4 << 10, 16 << 10)
 
 
+@pytest.mark.parametrize("length", (5, 45, 200, 700))
+def test_runs_that_share_a_filter_from_beyond_the_second_cache(length):
+    case = Case(3, 50, 40, length, padding="same", batch=2, has_bias=True)
+    with l2_of(16 << 10):
+        assert_exact(case)
+        assert_exact(case.but(out_layout="every third position"))
+        assert_exact(case.but(permute=True))
+        assert_exact(case.but(stride=2, padding_mode="circular"))
+        assert_exact(case.but(in_channels=100, out_channels=80, num_groups=2))
+
+
 @pytest.mark.parametrize("size", CACHE_SIZES)
 @given(case=cases())
 @settings(max_examples=40)

@@ -11,11 +11,13 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from numbaconv.cpu.blocking import (
+    FAR_TILES,
     MAX_RUN,
     PARALLEL_BYTES,
     PARALLEL_FLOPS,
     deserves_threads,
     inside_of,
+    is_far_filter,
     reduction_blocks,
     run_length,
     split_evenly,
@@ -337,7 +339,19 @@ def test_a_run_of_rows_fits_the_cache_or_is_two_tiles(problem, rows, target, is_
     assert run % rows == 0
     assert run <= max(MAX_RUN, 2 * rows, 4 * g.span if is_copied else 0)
     row_bytes = g.stride * g.in_channels * problem.dtype.itemsize
-    assert run == 2 * rows or run * row_bytes <= target.l2 // 4
+    is_far = is_far_filter(problem, target)
+    assert is_far or run == 2 * rows or run * row_bytes <= target.l2 // 4
+
+
+@given(st.integers(1, 3000), st.integers(4, 14), st.sampled_from([(512, 1), (1024, 1), (4096, 3)]))
+def test_runs_that_read_a_far_filter_are_long_and_alike(positions, rows, layer):
+    channels, taps = layer
+    target = dataclasses.replace(ISAS["avx512"], l2=1 << 20)
+    problem = ConvProblem(Geometry(taps, channels, 1024), 1, positions + taps - 1, F32)
+    run = run_length(problem, rows, target, is_copied=False)
+    assert run >= min(positions, FAR_TILES * rows / 2)
+    *_, last = range(0, positions, run)
+    assert positions - last >= min(positions, run // 4)
 
 
 # --- the interior
