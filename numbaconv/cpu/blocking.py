@@ -282,7 +282,8 @@ class Inside:
 def inside_of(problem: ConvProblem, rows: int, least: int) -> Inside:
     """Find the interior, and give back to the borders what would leave them a partial tile.
 
-    An interior of less than `least` positions is not worth a run of its own.
+    An interior of less than `least` positions is not worth a run of its own, if there are borders:
+    without any, 768 → 12 K1 at 64 channel-first positions takes 0.6 of the time in place.
     """
     geometry = problem.geometry
     left = max(0, problem.padding[0])
@@ -290,6 +291,7 @@ def inside_of(problem: ConvProblem, rows: int, least: int) -> Inside:
     fields = problem.cropped_length + left - geometry.span
     last = min(problem.length_out, fields // geometry.stride + 1)
     first = min(-(-first // rows) * rows, problem.length_out)
-    if last - first < least:
+    has_border = first > 0 or last < problem.length_out
+    if has_border and last - first < least:
         return Inside(0, 0)
     return Inside(first, last)

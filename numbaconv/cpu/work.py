@@ -80,15 +80,19 @@ PICKED_EVENLY, PICKED_UNEVENLY, PICKED_SIGNAL, DEPTHWISE_POSITION = 5, 25, 150, 
 # K51, where 8 take 0.77 by K31 and 1.26 by K15, 2 take 0.65 by K101 (Zen 4).
 TRANSPOSED_UNEVENLY = 28
 
-# Vectors of positions against dot products, where one multiply-add starts in a cycle: what a
-# product takes, and the load of an x that all outputs share; a vector that is transposed; to add up
-# the lanes of one output; and, for each signal, partial tiles at its ends, whose few chains wait
-# for each sum. Zen 4, channel-first: 256 → 2 K2 takes 0.6 of the time of dot products at 1000
-# positions, 18 → 3 K2 as much, 64 → 1 K1 0.5, 30 → 2 K11 0.75, 256 → 5 K2 0.75; at 300 positions
-# 256 → 2 would take 1.45 by K4 and 1.03 by K7; at 16000 32 → 1 takes 0.9 by K3 and would take 1.05
-# by K7. Of 1300 such layers the choice loses more than 1.1× in 83, 1.5× at most.
-OWN_PRODUCT, LOADED_PRODUCT, TRANSPOSED_VECTOR = 0.3, 1.8, 5
-ADDED_LANES, PARTIAL_TILES, LATENCY = 45, 5, 4
+# Channel-first arrays there. What an element takes to be transposed for other tiles; and one of x
+# to be sorted into phases, where its channels are not few, or to be picked. Of 700 layers (1 to 512
+# channels, 1 to 16 groups, 24 to 4000 positions, strides 1 to 4) the choice between vectors of
+# positions and others loses more than 1.1× in 13, 1.8× at most, and of 260 of one group that read
+# up to 2048 channels in 9 (Zen 4).
+TRANSPOSED, SORTED = 0.55, 0.7
+
+# Vectors of positions against dot products: what a product takes, and the load of an x that all
+# outputs share; to add up the lanes of an output; and chains that cover the latency of a sum, which
+# the few vectors of a short signal are not. Zen 4: 256 → 2 K2 takes 0.6 of the time of dot products
+# at 1000 positions, 64 → 1 K1 0.5, 30 → 2 K11 0.75; of 900 such layers (2 to 2048 channels, 1 to 8
+# outputs, 24 to 16000 positions, strides 1 to 4) the choice loses more than 1.1× in 43, 2× at most.
+OWN_PRODUCT, LOADED_PRODUCT, ADDED_LANES, LATENCY = 0.3, 1.8, 54, 4
 
 # Dot products of channel-last arrays there: to add up the lanes of an output, and a position. By
 # vectors of positions 2 → 1 takes 0.45 of the time by K7 and 0.65 by K1, 5 → 1 K1 0.27 where it is
@@ -167,13 +171,21 @@ def positions_pay(problem: ConvProblem, target: Target) -> bool:
     is_possible = problem.layout == "NCL" and problem.length_out >= lanes and target.fma_units == 1
     if not is_possible or planar_declines(problem, target):
         return False
-    each = planar_product(problem, target)
-    ends = LATENCY * PARTIAL_TILES * g.reduction / (problem.length_out / lanes)
-    positions = (g.reduction * each + ADDED_LANES) * g.out_channels + ends
-    if g.stride > 1:
-        positions += PHASE * g.stride * g.in_channels
-    transposed = TRANSPOSED_VECTOR * (g.stride * g.in_channels + g.out_channels)
-    return positions < dot_time(problem, target) * lanes + transposed
+    vectors = math.ceil(problem.length_out / lanes)
+    each = g.reduction * planar_product(problem, target) + ADDED_LANES
+    waiting = g.reduction * max(0, LATENCY - vectors * g.out_channels)
+    positions = each * g.out_channels * vectors + waiting
+    positions += sorting_time(problem, target) * lanes * vectors
+    transposed = TRANSPOSED * g.in_channels * (g.stride * problem.length_out + g.span)
+    return positions < dot_time(problem, target) * problem.length_out + transposed
+
+
+def sorting_time(problem: ConvProblem, target: Target) -> float:
+    """What a position takes of channel-first arrays to be sorted into phases, or picked."""
+    g, lanes = problem.geometry, target.lanes(problem.dtype)
+    if g.stride == problem.step == 1:
+        return 0
+    return (PHASE / lanes if g.in_channels < lanes else SORTED) * g.stride * g.in_channels
 
 
 def planar_product(problem: ConvProblem, target: Target) -> float:
