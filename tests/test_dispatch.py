@@ -182,7 +182,10 @@ def test_dense_tiles_stand_in_for_sliding_ones_where_loads_keep_up():
         assert choice.kernel.name == "dense"
         assert "one multiply-add a cycle" in dict(choice.declined)["sliding"]
         assert choose(p, target=WIDE).kernel.name == "sliding"
-    for p in (problem(3, 3, 8, dilation=2), problem(3, 32, 32, num_groups=2)):
+    wide_groups = problem(3, 32, 32, num_groups=2, dilation=2)
+    assert choose(wide_groups, target=ONE_UNIT).kernel.name == "grouped"
+    assert choose(wide_groups, target=WIDE).kernel.name == "sliding"
+    for p in (problem(3, 3, 8, dilation=2), problem(3, 8, 24, num_groups=2)):
         assert choose(p, target=ONE_UNIT).kernel.name == "sliding"
 
 
@@ -204,7 +207,7 @@ def test_dense_tiles_stand_in_for_sliding_ones_where_loads_keep_up():
         ((51, 4, 2), 2, "planar"),
         ((3, 16, 16), 4, "small groups"),
         ((64, 64, 8), 4, "planar"),  # 2 of 16 lanes would be in use
-        ((3, 64, 64), 4, "sliding"),
+        ((3, 64, 64), 4, "grouped"),
         ((9, 40, 10), 1, "planar"),
         ((7, 24, 24), 1, "dense"),
         ((7, 40, 41), 1, "dense"),

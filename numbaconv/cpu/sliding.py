@@ -46,10 +46,12 @@ class Sliding(Sliced):
             return f"groups of {g.group_out_channels} channels: several fit in {lanes} lanes"
         pitch = tap_pitch(g)
         # Whether x is thinned depends on the padding, and so must not the order of sums.
-        has_long_loops = g.dilation == g.common_step or g.in_channels >= FEW_CHANNELS
-        if g.num_groups == 1 and target.fma_units == 1 and has_long_loops:
+        is_merged = g.num_groups == 1 and g.dilation == g.common_step
+        has_long_loops = is_merged or g.group_in_channels >= FEW_CHANNELS
+        if target.fma_units == 1 and has_long_loops:
             # Zen 4: 16 → 16 K3 gains 1.2× at 16 positions and 1.01-1.07× at more, 64 → 16 K8 s2
-            # 1.13×, 15 → 15 K51 d8 1.01×.
+            # 1.13×, 15 → 15 K51 d8 1.01×. Groups of 12 to 48 inputs gain 0.97-1.05×, dilated ones
+            # 1.0-1.9×, those of 64 and more up to 1.6×; of 8, K3, they lose 1.03-1.1×.
             return "one multiply-add a cycle: the loads of dense tiles keep up with it"
         if pitch > 1 and g.kernel_size < FEWEST_TAPS * pitch:
             return f"{g.kernel_size} taps, of which every {pitch}th slides"
