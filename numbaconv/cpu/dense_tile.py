@@ -77,7 +77,7 @@ class DenseEmitter(Emitter):
 
         Those of the next block are all asked for by every tile: if some lines of a turn have come
         to the second cache and others have not, reading them takes longer than if none had
-        (1024 → 4096 K1 lost 1.1-1.2× where a tile asked for a line or two of its turn, and less
+        (768 → 3072 K1 lost 1.1-1.2× where a tile asked for a line or two of its turn, and less
         than 16 or 8 tiles shared a block). Tiles of few rows are bound by the way from the
         last cache, and lose 1.2-1.8× by asking; from more than half of the rows on they gain
         1.0-1.2×.
