@@ -154,10 +154,10 @@ class DenseEmitter(Emitter):
 
         Carries w, where x is to be prefetched, and the sums.
         """
-        v, width, vectors = self.v, self.tile.width, self.tile.vectors
+        v, width = self.v, self.tile.width
         # Only the full tile is unrolled: the others run once a panel, and cost compile time.
         is_full = len(x_rows) == self.tile.rows
-        unroll = unroll_of(v.bits * v.lanes, vectors, self.variant) if is_full else 1
+        unroll = unroll_of(v.bits * v.lanes, self.tile.vectors, self.variant) if is_full else 1
 
         def turn(i: Any, carried: list[Any], count: int) -> list[Any]:
             w, behind, *sums = carried

@@ -30,9 +30,7 @@ from .sliding import SLIDING
 from .small_groups import SMALL_GROUPS
 from .target import Target
 from .vector import i64
-from .work import (
-    planar_declines,
-)
+from .work import planar_declines
 
 # By instruction set: vectors of positions for 1, 2, … output channels of a tile. The most whose
 # loops keep everything in registers, read off the assembly (tests/codegen).

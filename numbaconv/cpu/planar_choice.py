@@ -18,8 +18,8 @@ from .work import (
     SLIDING_SHARE,
     TRANSPOSED,
     channels_pay,
-    planar_product,
     planar_time,
+    products_time,
     sorting_time,
 )
 
@@ -125,10 +125,8 @@ def position_time(problem: ConvProblem, target: Target) -> float:
 
 def in_place_time(problem: ConvProblem, target: Target) -> float:
     """What vectors of positions take of channel-first arrays, of which some lanes stay idle."""
-    g, lanes = problem.geometry, target.lanes(problem.dtype)
-    products = g.reduction * g.out_channels / lanes * planar_product(problem, target)
-    in_use = problem.length_out / round_up(problem.length_out, lanes)
-    return products / in_use + sorting_time(problem, target)
+    in_use = problem.length_out / round_up(problem.length_out, target.lanes(problem.dtype))
+    return products_time(problem, target) / in_use + sorting_time(problem, target)
 
 
 def transposed_time(problem: ConvProblem, target: Target) -> float:

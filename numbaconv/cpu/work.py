@@ -80,11 +80,11 @@ PICKED_EVENLY, PICKED_UNEVENLY, PICKED_SIGNAL, DEPTHWISE_POSITION = 5, 25, 150, 
 # K51, where 8 take 0.77 by K31 and 1.26 by K15, 2 take 0.65 by K101 (Zen 4).
 TRANSPOSED_UNEVENLY = 28
 
-# Channel-first arrays there. What an element takes to be transposed for other tiles; and one of x
-# to be sorted into phases, where its channels are not few, or to be picked. Of 700 layers (1 to 512
-# channels, 1 to 16 groups, 24 to 4000 positions, strides 1 to 4) the choice between vectors of
-# positions and others loses more than 1.1× in 13, 1.8× at most, and of 260 of one group that read
-# up to 2048 channels in 9 (Zen 4).
+# Channel-first arrays where one multiply-add starts in a cycle. What an element takes to be
+# transposed for other tiles; and one of x to be sorted into phases, where its channels are not few,
+# or to be picked. Of 700 layers (1 to 512 channels, 1 to 16 groups, 24 to 4000 positions, strides 1
+# to 4) the choice between vectors of positions and others loses more than 1.1× in 13, 1.8× at most,
+# and of 260 of one group that read up to 2048 channels in 9 (Zen 4).
 TRANSPOSED, SORTED = 0.55, 0.7
 
 # Vectors of positions against dot products: what a product takes, and the load of an x that all
@@ -196,13 +196,19 @@ def planar_product(problem: ConvProblem, target: Target) -> float:
     return max(product, OWN_PRODUCT + LOADED_PRODUCT / problem.geometry.group_out_channels)
 
 
+def products_time(problem: ConvProblem, target: Target) -> float:
+    """What the products of a position take by vectors of positions."""
+    g, lanes = problem.geometry, target.lanes(problem.dtype)
+    return g.reduction * g.out_channels / lanes * planar_product(problem, target)
+
+
 def planar_time(problem: ConvProblem, target: Target) -> float:
     """By vectors of positions, with x and y transposed on the way."""
     g, lanes = problem.geometry, target.lanes(problem.dtype)
     of_x = each = RATES[target.fma_units].transposed(problem)
     if target.fma_units == 1 < g.stride and (g.num_groups > 1 or g.in_channels <= lanes):
         of_x = PHASE / lanes  # sorted, many planes at once
-    products = g.reduction * g.out_channels / lanes * planar_product(problem, target)
+    products = products_time(problem, target)
     return products + of_x * g.stride * g.in_channels + each * g.out_channels
 
 
