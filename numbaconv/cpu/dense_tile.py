@@ -20,10 +20,15 @@ UNROLL, UNROLL_MORE = 4, 8
 
 # Variants of the tile: weights of the next block are prefetched; weights are prefetched as they are
 # read, since they are read once; lines of y are prefetched; the chain runs over the taps of one
-# channel; and, with a number, so many lines of x, behind those that a tile reads, are prefetched a
-# turn.
+# channel; y is stored by a few rows at a time; and, with a number, so many lines of x, behind those
+# that a tile reads, are prefetched a turn.
 PREFETCH_WEIGHTS, STREAM_WEIGHTS = "prefetch_w", "stream_w"
 PREFETCH_OUTPUTS, ONE_CHANNEL, PREFETCH_X = "prefetch_y", "one_channel", "prefetch_x"
+STORE_BY_ROWS = "by_rows"
+
+# Vectors of a line that are stored at once where y is stored by rows. On Zen 4 12 of 24 take no
+# time, and all of them fill the store queue: the next tile waits for 30-60 cycles.
+MOST_STORED = 12
 
 # How many bytes ahead weights are streamed: 6192 products of 4 x 48 x 48, 55 MB of weights, take
 # 5.4 ms without, 3.8 at 2 KiB, 2.8 at 8 KiB, 3.2 at 16 KiB.
@@ -50,12 +55,11 @@ def has_own_loop_of_one_tap(tile: Tile) -> bool:
     Around a loop over taps LLVM keeps addresses in memory. Without it 64 → 128 K3 gains 1.014×,
     96 → 96 K3 1.01×, 256 → 256 K3 nothing, and eight pointwise layers 1.00-1.03× (Zen 4). In tiles
     of many rows it keeps them there anyway, and those of four vectors that prefetch x, or of three
-    that prefetch weights too; and with shorter vectors (tests/codegen).
+    that prefetch weights too or store by rows; and with shorter vectors (tests/codegen).
     """
     is_long_vector = tile.lanes * tile.bits == LINE * 8
-    has_room = not prefetched_x_lines(tile) or (
-        tile.vectors == 3 and PREFETCH_WEIGHTS not in tile.variant
-    )
+    does_more = PREFETCH_WEIGHTS in tile.variant or STORE_BY_ROWS in tile.variant
+    has_room = not prefetched_x_lines(tile) or (tile.vectors == 3 and not does_more)
     return is_long_vector and tile.vectors > 2 and has_room and ONE_CHANNEL not in tile.variant
 
 
@@ -70,6 +74,7 @@ class DenseEmitter(Emitter):
     def emit(self) -> None:
         self.mask = self.v.first_lanes(self.last_lanes) if self.tile.masked else None
         self.x_lines = prefetched_x_lines(self.tile)
+        self.unroll = unroll_of(self.v.bits * self.v.lanes, self.tile.vectors, self.variant)
         self.cover_rows(self.emit_tile)
 
     def weights_ahead(self, rows: int) -> Any:
@@ -104,8 +109,12 @@ class DenseEmitter(Emitter):
             following = self.v.at(y, self.v.ir.mul(self.y_row, i64(rows)))
             self.prefetch_rows(following, self.y_row, rows, self.tile.vectors)
         sums = self.emit_start(rows, targets)
-        sums = self.emit_reduction(rows, x, sums)
-        self.store(sums, targets)
+        x_rows = self.v.rows(x, self.x_row, rows)
+        if is_full and STORE_BY_ROWS in self.variant:
+            self.emit_rows_apart(x_rows, sums, targets)
+        else:
+            _, _, *sums = self.emit_reduction(x_rows, sums, i64(0))
+            self.store(sums, targets)
 
     def emit_start(self, rows: int, targets: list[tuple[Any, Any]]) -> list[Any]:
         """The first value of each chain: the bias, or the partial sum in y."""
@@ -116,36 +125,72 @@ class DenseEmitter(Emitter):
             lambda: [v.load(v.at(self.bias, j * v.lanes)) for j in range(self.tile.vectors)] * rows,
         )
 
-    def emit_reduction(self, rows: int, x: Any, sums: list[Any]) -> list[Any]:
-        """Taps outside, channels inside; a merged reduction is one tap of many channels."""
+    def emit_reduction(self, x_rows: list[Any], sums: list[Any], kept: Any) -> list[Any]:
+        """Taps outside, channels inside; a merged reduction is one tap of many channels.
+
+        All steps of the sums but the last ones that are `kept` back. What was carried.
+        """
         v = self.v
-        x_rows = v.rows(x, self.x_row, rows)
-        if rows < self.tile.rows or not has_own_loop_of_one_tap(self.tile):
-            return self.emit_taps(x_rows, sums, self.taps)
+        if len(x_rows) < self.tile.rows or not has_own_loop_of_one_tap(self.tile):
+            return self.emit_taps(x_rows, sums, self.taps, kept)
         return v.choose(
             v.ir.icmp_signed("==", self.taps, i64(1)),
-            lambda: self.emit_taps(x_rows, sums, 1),
-            lambda: self.emit_taps(x_rows, sums, self.taps),
+            lambda: self.emit_taps(x_rows, sums, 1, kept),
+            lambda: self.emit_taps(x_rows, sums, self.taps, kept),
         )
 
-    def emit_taps(self, x_rows: list[Any], sums: list[Any], taps: Any) -> list[Any]:
+    def emit_taps(self, x_rows: list[Any], sums: list[Any], taps: Any, kept: Any) -> list[Any]:
         """So many taps, a number that is compiled in or a value."""
-        v = self.v
+        v, b = self.v, self.v.ir
         ahead = self.weights_ahead(len(x_rows))
+        depth = b.sub(self.depth, kept)
         if taps == 1:
             carried = [self.w, v.at(x_rows[-1], self.depth), *sums]
-            return self.emit_chain(x_rows, i64(0), self.depth, i64(1), ahead, carried)[2:]
-        last_tap = v.ir.mul(v.ir.sub(taps, i64(1)), self.x_tap)
-        carried = [self.w, v.at(v.at(x_rows[-1], last_tap), self.depth), *sums]
+            return self.emit_chain(x_rows, i64(0), depth, i64(1), ahead, carried)
+        last_tap = b.sub(taps, i64(1))
+        carried = [self.w, v.at(v.at(x_rows[-1], b.mul(last_tap, self.x_tap)), self.depth), *sums]
         if ONE_CHANNEL in self.variant:
-            count = v.ir.mul(taps, self.depth)  # taps that follow each other are merged
-            return self.emit_chain(x_rows, i64(0), count, self.x_tap, ahead, carried)[2:]
+            count = b.mul(taps, self.depth)  # taps that follow each other are merged
+            return self.emit_chain(x_rows, i64(0), count, self.x_tap, ahead, carried)
 
         def tap(t: Any, carried: list[Any]) -> list[Any]:
-            base = v.ir.mul(t, self.x_tap)
-            return self.emit_chain(x_rows, base, self.depth, i64(1), ahead, carried)
+            base = b.mul(t, self.x_tap)
+            count = b.select(b.icmp_signed("<", t, last_tap), self.depth, depth)
+            return self.emit_chain(x_rows, base, count, i64(1), ahead, carried)
 
-        return v.loop(i64(0), taps, 1, carried, tap)[2:]
+        return v.loop(i64(0), taps, 1, carried, tap)
+
+    def emit_rows_apart(
+        self, x_rows: list[Any], sums: list[Any], targets: list[tuple[Any, Any]]
+    ) -> None:
+        """A tile whose rows take the last turn of steps, and are stored, a few at a time.
+
+        If the last tap has as many steps.
+        """
+        b = self.v.ir
+        has_turn = b.icmp_signed(">=", self.depth, i64(self.unroll))
+        kept = b.select(has_turn, i64(self.unroll), i64(0))
+        w, behind, *sums = self.emit_reduction(x_rows, sums, kept)
+        with b.if_else(has_turn) as (rows_apart, at_once):
+            with rows_apart:
+                self.prefetch_x(behind)
+                self.emit_last_turn(x_rows, w, sums, targets)
+            with at_once:
+                self.store(sums, targets)
+
+    def emit_last_turn(
+        self, x_rows: list[Any], w: Any, sums: list[Any], targets: list[tuple[Any, Any]]
+    ) -> None:
+        v, b, vectors = self.v, self.v.ir, self.tile.vectors
+        last_tap = b.mul(b.sub(self.taps, i64(1)), self.x_tap)
+        place = b.add(last_tap, b.sub(self.depth, i64(self.unroll)))
+        together = MOST_STORED // vectors
+        for first in range(0, len(x_rows), together):
+            rows = x_rows[first : first + together]
+            part = slice(first * vectors, (first + len(rows)) * vectors)
+            w = v.hidden(w)  # or LLVM loads all weights once, into more registers than there are
+            last_sums = self.emit_steps(rows, place, i64(1), w, sums[part], self.unroll)
+            self.store(v.pinned(last_sums), targets[part])
 
     def emit_chain(
         self, x_rows: list[Any], base: Any, count: Any, step: Any, ahead: Any, carried: list[Any]
@@ -156,8 +201,7 @@ class DenseEmitter(Emitter):
         """
         v, width = self.v, self.tile.width
         # Only the full tile is unrolled: the others run once a panel, and cost compile time.
-        is_full = len(x_rows) == self.tile.rows
-        unroll = unroll_of(v.bits * v.lanes, self.tile.vectors, self.variant) if is_full else 1
+        unroll = self.unroll if len(x_rows) == self.tile.rows else 1
 
         def turn(i: Any, carried: list[Any], count: int) -> list[Any]:
             w, behind, *sums = carried
@@ -165,16 +209,27 @@ class DenseEmitter(Emitter):
             if ahead is not None:
                 self.prefetch_weights(v.at(w, ahead), count)
             if count > 1:
-                line = LINE * 8 // v.bits
-                for k in range(self.x_lines):
-                    v.prefetch(v.at(behind, k * line))
-                behind = v.at(behind, self.x_lines * line)
-            for u in range(count):
-                further = v.ir.mul(step, i64(u))
-                sums = self.multiply(x_rows, place, further, v.at(w, u * width), sums)
+                behind = self.prefetch_x(behind)
+            sums = self.emit_steps(x_rows, place, step, w, sums, count)
             return [v.at(w, count * width), behind, *sums]
 
         return v.unrolled_loop(count, unroll, carried, turn)
+
+    def prefetch_x(self, behind: Any) -> Any:
+        """Ask for the lines of x of a turn, and where those of the next one are."""
+        line = LINE * 8 // self.v.bits
+        for k in range(self.x_lines):
+            self.v.prefetch(self.v.at(behind, k * line))
+        return self.v.at(behind, self.x_lines * line)
+
+    def emit_steps(
+        self, x_rows: list[Any], place: Any, step: Any, w: Any, sums: list[Any], count: int
+    ) -> list[Any]:
+        """`count` products of every sum, with x from `place` on by `step`."""
+        for u in range(count):
+            further = self.v.ir.mul(step, i64(u))
+            sums = self.multiply(x_rows, place, further, self.v.at(w, u * self.tile.width), sums)
+        return sums
 
     def prefetch_weights(self, w: Any, steps: int) -> None:
         """Ask for the lines of so many steps."""

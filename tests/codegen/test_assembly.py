@@ -13,7 +13,12 @@ import pytest
 from llvmlite.binding import llvm_version_info
 
 from numbaconv.cpu.dense import cut_channels
-from numbaconv.cpu.dense_tile import has_own_loop_of_one_tap, unroll_of
+from numbaconv.cpu.dense_tile import (
+    MOST_STORED,
+    STORE_BY_ROWS,
+    has_own_loop_of_one_tap,
+    unroll_of,
+)
 from numbaconv.cpu.families import FAMILIES, standalone_module
 from numbaconv.cpu.fir import MOST_PERMUTED, SHORTER
 from numbaconv.cpu.microkernel import Tile
@@ -226,6 +231,27 @@ def test_inner_loop_of_the_full_dense_tile_is_unrolled_multiply_adds(isa, tile):
         steps = 2 if unroll == 1 and max(found) == 2 * wanted else 1  # LLVM's choice
         count = steps * wanted
         assert found == ((count, 0, 0) if tile.fma else (0, count, count))
+
+
+BY_ROWS = [parameter for parameter in DENSE if STORE_BY_ROWS in parameter.values[1].variant]
+
+
+@pytest.mark.parametrize("isa, tile", BY_ROWS)
+def test_a_tile_stored_by_rows_multiplies_between_the_stores(isa, tile):
+    """A turn of the first rows, their stores, and a turn of the next rows."""
+    steps = unroll_of(tile.lanes * tile.bits, tile.vectors, tile.variant)
+    first = MOST_STORED // tile.vectors
+    second = min(first, tile.rows - first)
+    kinds = {r"vfmadd\d+p": "m", r"vmovup[sd]\s+%zmm\d+, .*\(": "s"}
+    kept = (
+        kind
+        for line in assembly(isa, tile).splitlines()
+        for pattern, kind in kinds.items()
+        if re.match(r"\s*" + pattern, line)
+    )
+    turns = [steps * rows * tile.vectors for rows in (first, second)]
+    wanted = f"m{{{turns[0]}}}s{{{first * tile.vectors}}}m{{{turns[1]}}}"
+    assert re.search(wanted, "".join(kept))
 
 
 @pytest.mark.parametrize("isa, tile", SHORT)

@@ -60,7 +60,11 @@ def test_output_channels_that_fill_no_vector(out_channels, dtype):
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("in_channels", CHANNELS)
 def test_every_number_of_input_channels(in_channels, dtype):
-    assert_exact(Case(3, in_channels, 20, 29, padding=1, dtype=dtype))
+    case = Case(3, in_channels, 20, 29, padding=1, dtype=dtype)
+    assert_exact(case)
+    # Chains of one tap, of which the last turn is taken by a few rows at a time if there is one.
+    assert_exact(case.but(out_channels=64, dilation=4, has_bias=True))
+    assert_exact(case.but(kernel_size=1, out_channels=40, padding=0))
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
