@@ -48,7 +48,10 @@ PACKED_FROM_TAPS = 8
 # Where x is used little, its rows are asked for a tile ahead: products of an element of x up to
 # which that pays. Beyond the second cache 128 → 32 K1 gains 1.2-1.3×, 256 → 16 K1 1.6×, 64 → 64 K3
 # 1.08×, 64 → 128 K8 s4 1.04×; nearer, up to 1 % is lost or gained.
-FEW_PRODUCTS = 512
+# Where taps lie apart the processor does not follow x by itself: up to twice as many. Beyond the
+# second cache 96 → 96 K7 gains 1.03× with dilation 8 and 4 and 1.01× with 3, 128 → 128 K7 d8 1.03×,
+# 256 → 256 K3 d8 1.01×; with dilation 1 and 2, or from 1500 products on, nothing (Zen 4).
+FEW_PRODUCTS, MOST_FOLLOWED = 512, 2
 
 # Vectors of half the size in a tile: one of 1 or 2 reaches 75-80 % of the peak (Zen 4), of 3 95 %.
 HALVES = 3
@@ -68,7 +71,8 @@ def reads_x_little(problem: ConvProblem) -> bool:
     """Whether few products are made with each element of x."""
     g = problem.geometry
     products = g.kernel_size * g.out_channels
-    return g.num_groups == 1 and products <= FEW_PRODUCTS * g.stride * problem.step
+    few = FEW_PRODUCTS if g.dilation <= MOST_FOLLOWED else 2 * FEW_PRODUCTS
+    return g.num_groups == 1 and products <= few * g.stride * problem.step
 
 
 def stores_by_rows(reduction: int, vectors: int, target: Target) -> bool:
