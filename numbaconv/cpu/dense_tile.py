@@ -128,7 +128,8 @@ class DenseEmitter(Emitter):
     def emit_reduction(self, x_rows: list[Any], sums: list[Any], kept: Any) -> list[Any]:
         """Taps outside, channels inside; a merged reduction is one tap of many channels.
 
-        All steps of the sums but the last ones that are `kept` back. What was carried.
+        All steps but so many last ones, which are `kept` back. Where weights and x go on, and the
+        sums.
         """
         v = self.v
         if len(x_rows) < self.tile.rows or not has_own_loop_of_one_tap(self.tile):
@@ -165,7 +166,7 @@ class DenseEmitter(Emitter):
     ) -> None:
         """A tile whose rows take the last turn of steps, and are stored, a few at a time.
 
-        If the last tap has as many steps.
+        If the last tap has no whole turn, all at once.
         """
         b = self.v.ir
         has_turn = b.icmp_signed(">=", self.depth, i64(self.unroll))
