@@ -113,6 +113,8 @@ def compile_launchers(dtype: np.dtype[Any]) -> None:
 
 def jobs_of_dtype(dtype: np.dtype[Any]) -> Iterator[Job]:
     """A layer for each tile of `dtype`: whole and partial vectors, sliding taps."""
+    from .cpu.blocking import round_up
+    from .cpu.dense import FEW_PRODUCTS
     from .cpu.sliced import MOST_WRITTEN_TAPS
 
     target = dispatch.cpu_target()
@@ -126,6 +128,9 @@ def jobs_of_dtype(dtype: np.dtype[Any]) -> Iterator[Job]:
         for part in (0, 1)
         for inputs in (4, 16, long)
     ]
+    # The widest panels, of so many that x is used much and not prefetched.
+    many = round_up(FEW_PRODUCTS // 3 + 1, len(target.tile_rows) * lanes)
+    shapes += [(inputs, many, 1) for inputs in (16, long)]
     shapes += [(c, out, 1) for out in range(1, lanes // 2 + 1) for c in (4 * lanes, 4 * lanes + 1)]
     shapes += [(8 * n, 8 * n, 8) for n in (2, 3, 4) if 2 * n <= lanes]
     for inputs, outputs, groups in shapes:
