@@ -20,11 +20,12 @@ UNROLL, UNROLL_MORE = 4, 8
 
 # Variants of the tile: weights of the next block are prefetched; weights are prefetched as they are
 # read, since they are read once; lines of y are prefetched; the chain runs over the taps of one
-# channel; y is stored by a few rows at a time; and, with a number, so many lines of x, behind those
-# that a tile reads, are prefetched a turn.
+# channel; y is stored by a few rows at a time; and a turn prefetches x of the next tile: with a
+# number, so many lines behind those of this one, or, of one tap, what that tile reads in the same
+# turn.
 PREFETCH_WEIGHTS, STREAM_WEIGHTS = "prefetch_w", "stream_w"
-PREFETCH_OUTPUTS, ONE_CHANNEL, PREFETCH_X = "prefetch_y", "one_channel", "prefetch_x"
-STORE_BY_ROWS = "by_rows"
+PREFETCH_OUTPUTS, ONE_CHANNEL, STORE_BY_ROWS = "prefetch_y", "one_channel", "by_rows"
+PREFETCH_X, PREFETCH_ROWS = "prefetch_x", "prefetch_rows"
 
 # Vectors of a line that are stored at once where y is stored by rows. On Zen 4 12 of 24 take no
 # time, and all of them fill the store queue: the next tile waits for 30-60 cycles.
@@ -60,7 +61,8 @@ def has_own_loop_of_one_tap(tile: Tile) -> bool:
     is_long_vector = tile.lanes * tile.bits == LINE * 8
     does_more = PREFETCH_WEIGHTS in tile.variant or STORE_BY_ROWS in tile.variant
     has_room = not prefetched_x_lines(tile) or (tile.vectors == 3 and not does_more)
-    return is_long_vector and tile.vectors > 2 and has_room and ONE_CHANNEL not in tile.variant
+    has_taps = not {ONE_CHANNEL, PREFETCH_ROWS} & set(tile.variant)
+    return is_long_vector and tile.vectors > 2 and has_room and has_taps
 
 
 class DenseEmitter(Emitter):
@@ -132,6 +134,8 @@ class DenseEmitter(Emitter):
         sums.
         """
         v = self.v
+        if PREFETCH_ROWS in self.variant:
+            return self.emit_taps(x_rows, sums, 1, kept)
         if len(x_rows) < self.tile.rows or not has_own_loop_of_one_tap(self.tile):
             return self.emit_taps(x_rows, sums, self.taps, kept)
         return v.choose(
@@ -146,10 +150,10 @@ class DenseEmitter(Emitter):
         ahead = self.weights_ahead(len(x_rows))
         depth = b.sub(self.depth, kept)
         if taps == 1:
-            carried = [self.w, v.at(x_rows[-1], self.depth), *sums]
+            carried = [self.w, self.next_x(x_rows, i64(0)), *sums]
             return self.emit_chain(x_rows, i64(0), depth, i64(1), ahead, carried)
         last_tap = b.sub(taps, i64(1))
-        carried = [self.w, v.at(v.at(x_rows[-1], b.mul(last_tap, self.x_tap)), self.depth), *sums]
+        carried = [self.w, self.next_x(x_rows, b.mul(last_tap, self.x_tap)), *sums]
         if ONE_CHANNEL in self.variant:
             count = b.mul(taps, self.depth)  # taps that follow each other are merged
             return self.emit_chain(x_rows, i64(0), count, self.x_tap, ahead, carried)
@@ -171,10 +175,10 @@ class DenseEmitter(Emitter):
         b = self.v.ir
         has_turn = b.icmp_signed(">=", self.depth, i64(self.unroll))
         kept = b.select(has_turn, i64(self.unroll), i64(0))
-        w, behind, *sums = self.emit_reduction(x_rows, sums, kept)
+        w, next_x, *sums = self.emit_reduction(x_rows, sums, kept)
         with b.if_else(has_turn) as (rows_apart, at_once):
             with rows_apart:
-                self.prefetch_x(behind)
+                self.prefetch_x(next_x, x_rows, self.unroll)
                 self.emit_last_turn(x_rows, w, sums, targets)
             with at_once:
                 self.store(sums, targets)
@@ -198,30 +202,45 @@ class DenseEmitter(Emitter):
     ) -> list[Any]:
         """`count` products of every sum, with x from `base` on by `step`.
 
-        Carries w, where x is to be prefetched, and the sums.
+        Carries w, what x is to be prefetched, and the sums.
         """
         v, width = self.v, self.tile.width
         # Only the full tile is unrolled: the others run once a panel, and cost compile time.
         unroll = self.unroll if len(x_rows) == self.tile.rows else 1
 
         def turn(i: Any, carried: list[Any], count: int) -> list[Any]:
-            w, behind, *sums = carried
+            w, next_x, *sums = carried
             place = v.ir.add(base, v.ir.mul(i, step))
             if ahead is not None:
                 self.prefetch_weights(v.at(w, ahead), count)
             if count > 1:
-                behind = self.prefetch_x(behind)
+                next_x = self.prefetch_x(next_x, x_rows, count)
             sums = self.emit_steps(x_rows, place, step, w, sums, count)
-            return [v.at(w, count * width), behind, *sums]
+            return [v.at(w, count * width), next_x, *sums]
 
         return v.unrolled_loop(count, unroll, carried, turn)
 
-    def prefetch_x(self, behind: Any) -> Any:
-        """Ask for the lines of x of a turn, and where those of the next one are."""
+    def next_x(self, x_rows: list[Any], last_tap: Any) -> Any:
+        """What x to prefetch first: behind the last row; by rows, the step to the next ones."""
+        if PREFETCH_ROWS in self.variant:
+            return self.v.ir.mul(self.x_row, i64(len(x_rows)))
+        return self.v.at(self.v.at(x_rows[-1], last_tap), self.depth)
+
+    def prefetch_x(self, next_x: Any, x_rows: list[Any], steps: int) -> Any:
+        """Ask for x of the next tile in a turn of `steps`, and say what the next turn asks for.
+
+        By rows a line is asked for in each turn that reads of it, which takes no time beside the
+        multiply-adds of two vectors and more.
+        """
+        if PREFETCH_ROWS in self.variant:
+            next_x = self.v.hidden(next_x)  # or LLVM keeps an address for each row, in memory
+            for row in x_rows:
+                self.v.prefetch(self.v.at(row, next_x))
+            return self.v.ir.add(next_x, i64(steps))
         line = LINE * 8 // self.v.bits
         for k in range(self.x_lines):
-            self.v.prefetch(self.v.at(behind, k * line))
-        return self.v.at(behind, self.x_lines * line)
+            self.v.prefetch(self.v.at(next_x, k * line))
+        return self.v.at(next_x, self.x_lines * line)
 
     def emit_steps(
         self, x_rows: list[Any], place: Any, step: Any, w: Any, sums: list[Any], count: int

@@ -55,7 +55,7 @@ SMALL_GROUPS = ((1, 1), (1, 2), (2, 1), (2, 2), (3, 3), (2, 4), (4, 4), (8, 8))
 
 
 def strided_shapes(lanes: int) -> Iterator[tuple[int, ...]]:
-    """(C_in, C_out, groups, dilation, K, stride) whose taps are taken phase by phase."""
+    """(C_in, C_out, groups, dilation, K, stride) whose outputs lie apart."""
     for stride in (2, 3):
         for taps in (stride + 1, 2 * lanes, 2 * lanes * stride + 1):
             yield 1, 1, 1, 1, taps, stride
@@ -64,6 +64,9 @@ def strided_shapes(lanes: int) -> Iterator[tuple[int, ...]]:
     for outputs in (1, 2, lanes // 2):
         for inputs in (1, 2, 3 * lanes):
             yield inputs, outputs, 1, 5, 5, 3
+    for outputs in range(lanes, 6 * lanes + 1, lanes // 2):  # pointwise
+        for inputs in (64, 160, 8000):
+            yield inputs, outputs, 1, 1, 1, 2
 
 
 def shapes(lanes: int) -> Iterator[tuple[int, ...]]:
@@ -126,7 +129,7 @@ def problems(lanes: int, dtype: np.dtype[Any]) -> Iterator[ConvProblem]:
             kernel_size, inputs, outputs, stride=stride, dilation=dilation, num_groups=groups
         )
         for layout in ("NLC", "NCL"):
-            yield ConvProblem(geometry, 1, 4000, dtype, layout=layout)
+            yield ConvProblem(geometry, 1, 4000, dtype, layout=layout).thinned
 
 
 def collect_tiles(target: Target, tiles: dict[Tile, None]) -> None:

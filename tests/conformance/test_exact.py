@@ -65,6 +65,7 @@ def test_every_number_of_input_channels(in_channels, dtype):
     # Chains of one tap, of which the last turn is taken by a few rows at a time if there is one.
     assert_exact(case.but(out_channels=64, dilation=4, has_bias=True))
     assert_exact(case.but(kernel_size=1, out_channels=40, padding=0))
+    assert_exact(case.but(kernel_size=1, out_channels=64, padding=0, stride=2))
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
