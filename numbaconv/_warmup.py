@@ -128,7 +128,7 @@ def jobs_of_dtype(dtype: np.dtype[Any]) -> Iterator[Job]:
         for part in (0, 1)
         for inputs in (4, 16, long)
     ]
-    # The widest panels, of so many that x is used much and not prefetched.
+    # So many outputs, in the widest panels, that x is used much and not prefetched.
     many = round_up(FEW_PRODUCTS // 3 + 1, len(target.tile_rows) * lanes)
     shapes += [(inputs, many, 1) for inputs in (16, long)]
     shapes += [(c, out, 1) for out in range(1, lanes // 2 + 1) for c in (4 * lanes, 4 * lanes + 1)]

@@ -76,17 +76,17 @@ def reads_x_little(problem: ConvProblem) -> bool:
     return g.num_groups == 1 and products <= few * g.stride * problem.step
 
 
-def stores_by_rows(reduction: int, vectors: int, target: Target) -> bool:
-    """Whether a tile stores y by a few rows at a time.
+def stores_by_rows(vectors: int, panel_bytes: int, target: Target) -> bool:
+    """Whether a tile, whose weights are so many bytes, stores y by a few rows at a time.
 
     On Zen 4, over all at once, 64 → 48 K1 and 96 → 96 K1 gain 1.02×, 64 → 128 K1 1.01-1.02×,
     128 → 48 K1 1.01×; 128 → 64 K1, whose panel fills the first cache, loses 1.02×, 256 → 256 K1
     1.03×: weights of the last steps are read twice as fast. Where two multiply-adds start in a
     cycle it has not been measured.
     """
-    row_bytes = vectors * target.vector_bytes
-    is_many = target.tile_rows[vectors - 1] * row_bytes > MOST_STORED * LINE
-    return target.fma_units == 1 and is_many and reduction * row_bytes <= target.l1 * 3 // 4
+    tile_bytes = target.tile_rows[vectors - 1] * vectors * target.vector_bytes
+    is_near = panel_bytes <= target.l1 * 3 // 4
+    return target.fma_units == 1 and tile_bytes > MOST_STORED * LINE and is_near
 
 
 def variant_of(
@@ -97,15 +97,15 @@ def variant_of(
     Tiles of one vector have so many rows that no register is left to prefetch weights.
     """
     g = problem.geometry
+    panel_bytes = g.reduction * vectors * target.vector_bytes
     variant = []
     if g.group_in_channels == 1 and g.dilation * problem.step > 1:
         variant.append(ONE_CHANNEL)
-    elif sharing is None and stores_by_rows(g.reduction, vectors, target):
+    elif sharing is None and stores_by_rows(vectors, panel_bytes, target):
         variant.append(STORE_BY_ROWS)
     if problem.dtype.itemsize * 8 not in target.prefetch_bits:
         return tuple(variant)
-    is_long = g.reduction * vectors * target.vector_bytes > target.l1
-    if sharing is not None and is_long and vectors > 1:
+    if sharing is not None and panel_bytes > target.l1 and vectors > 1:
         variant.append(PREFETCH_WEIGHTS)
     elif sharing is not None and sharing <= FEW:
         variant.append(STREAM_WEIGHTS)

@@ -186,6 +186,7 @@ class DenseEmitter(Emitter):
     def emit_last_turn(
         self, x_rows: list[Any], w: Any, sums: list[Any], targets: list[tuple[Any, Any]]
     ) -> None:
+        """The turn that was kept back, and the stores, of MOST_STORED vectors after each other."""
         v, b, vectors = self.v, self.v.ir, self.tile.vectors
         last_tap = b.mul(b.sub(self.taps, i64(1)), self.x_tap)
         place = b.add(last_tap, b.sub(self.depth, i64(self.unroll)))
