@@ -5,7 +5,7 @@ The order of the list is the policy. On the CPU:
 1. `winograd`      kernels of 2 to 5 taps by Toom-Cook tiles, where asked for or cheaper
 2. `fft`           longer kernels by short Fourier transforms, likewise
 3. `fir`           one channel; or channel-first or with a stride, a filter for each channel
-4. `narrow`        one group, C_out that fills few lanes, C_in that fills many
+4. `narrow`        C_out/G that fills few lanes, C_in/G that fills many
 5. `interleaved`   few channels with a filter each, stride 1: positions share vectors
 6. `planar`        channel-first arrays; channels or groups that leave lanes idle; a near filter
 7. `depthwise`     one input channel for each output channel

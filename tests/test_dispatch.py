@@ -206,7 +206,11 @@ def test_dense_tiles_stand_in_for_sliding_ones_where_loads_keep_up():
         ((4, 2, 2), 2, "interleaved"),
         ((51, 4, 2), 2, "planar"),
         ((3, 16, 16), 4, "small groups"),
-        ((64, 64, 8), 4, "planar"),  # 2 of 16 lanes would be in use
+        ((64, 64, 8), 4, "narrow"),
+        ((3, 512, 64), 8, "narrow"),
+        ((3, 40, 8), 4, "planar"),  # sums of each lane would be too many for so few products
+        ((5, 64, 16), 4, "planar"),
+        ((3, 24, 3), 3, "planar"),  # 8 of 16 lanes would be in use
         ((3, 64, 64), 4, "grouped"),
         ((9, 40, 10), 1, "planar"),
         ((7, 24, 24), 1, "dense"),

@@ -26,7 +26,7 @@ from .dense_tile import (
     DenseEmitter,
     unroll_of,
 )
-from .family import Family
+from .family import Family, PackingGroups
 from .microkernel import Tile
 from .narrow import dot_panel, vectors_of_dots
 from .short import MOST_WRITTEN_OUT, written_out
@@ -40,11 +40,6 @@ FEW = 48
 # Reductions shorter than this write y faster than the stores find its lines: 1 → 100 K9 gains
 # 1.3×, 1 → 512 K10 1.1×; at 64 steps it is 2 % slower.
 SHORT = 32
-
-# Taps from which groups read a window of their own channels. In x the rows of a group are
-# C_in apart and collide in the first cache; in the window they follow each other, and so do
-# the taps.
-PACKED_FROM_TAPS = 8
 
 # Where x is used little, its rows are asked for a tile ahead: products of an element of x up to
 # which that pays. Beyond the second cache 128 → 32 K1 gains 1.2-1.3×, 256 → 16 K1 1.6×, 64 → 64 K3
@@ -287,7 +282,7 @@ class Dense(Family):
         return blocking.band_of(problem, panels, run, target)
 
 
-class Grouped(Dense):
+class Grouped(PackingGroups, Dense):
     """Several groups: the dense tiles, group by group.
 
     Lanes beyond C_out/G stay idle: groups much narrower than a vector are for `SmallGroups`.
@@ -297,22 +292,6 @@ class Grouped(Dense):
 
     def declines(self, problem: ConvProblem, target: Target) -> str | None:
         return None
-
-    def run(self, problem: ConvProblem, tile: Tile, target: Target) -> int:
-        if self.packs_groups(problem):
-            return blocking.MAX_RUN // tile.rows * tile.rows
-        return super().run(problem, tile, target)
-
-    def band(self, problem: ConvProblem, panels: int, run: int, target: Target) -> Band:
-        g = problem.geometry
-        if not self.packs_groups(problem):
-            return super().band(problem, panels, run, target)
-        channels = g.group_in_channels
-        return Band(panels // g.num_groups, channels, step=channels, is_copied=True)
-
-    def packs_groups(self, problem: ConvProblem) -> bool:
-        g = problem.geometry
-        return g.kernel_size >= PACKED_FROM_TAPS and g.num_groups > 1
 
 
 DENSE, GROUPED = Dense(), Grouped()

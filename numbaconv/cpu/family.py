@@ -25,6 +25,10 @@ if TYPE_CHECKING:
     from .panel_plan import PanelPlan
 
 
+# Taps from which groups read a window of their own channels.
+PACKED_FROM_TAPS = 8
+
+
 class Family(ABC):
     """A kernel of `dispatch` that runs as panels under the macrokernel.
 
@@ -99,6 +103,30 @@ class Family(ABC):
         from .panel_plan import PanelPlan
 
         return PanelPlan(problem, weights, target, self)
+
+
+class PackingGroups(Family):
+    """Panels of one group each, which read a window of its own channels where taps are many.
+
+    In x the rows of a group are C_in apart and collide in the first cache; in the window they
+    follow each other, and so do the taps.
+    """
+
+    def run(self, problem: ConvProblem, tile: Tile, target: Target) -> int:
+        if self.packs_groups(problem):
+            return blocking.MAX_RUN // tile.rows * tile.rows
+        return super().run(problem, tile, target)
+
+    def band(self, problem: ConvProblem, panels: int, run: int, target: Target) -> Band:
+        g = problem.geometry
+        if not self.packs_groups(problem):
+            return super().band(problem, panels, run, target)
+        channels = g.group_in_channels
+        return Band(panels // g.num_groups, channels, step=channels, is_copied=True)
+
+    def packs_groups(self, problem: ConvProblem) -> bool:
+        g = problem.geometry
+        return g.kernel_size >= PACKED_FROM_TAPS and g.num_groups > 1
 
 
 @dataclass(frozen=True)

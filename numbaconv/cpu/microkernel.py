@@ -130,13 +130,16 @@ class Emitter(ABC):
 
     def cover_rows(self, emit_tile: Callable[[int, Any, Any], None]) -> None:
         """Cover `rows` positions by tiles of up to MR of them: `emit_tile(rows, x, y)`."""
-        self.cover(self.rows, self.tile.rows, self.x_row, self.y_row, emit_tile)
+        places = (self.x, self.y)
+        self.cover(self.rows, self.tile.rows, places, (self.x_row, self.y_row), emit_tile)
 
     def cover(
-        self, total: Any, most: int, x_step: Any, y_step: Any,
+        self, total: Any, most: int, places: tuple[Any, Any], steps: tuple[Any, Any],
         emit_tile: Callable[[int, Any, Any], None],
     ) -> None:  # fmt: skip
         """Cover `total` items by tiles, each of exactly as many as it computes.
+
+        `places` and `steps` are those of the first item in x and y, and from one to the next.
 
         Full tiles of `most` first; the last most+1 … 2*most-1 items are halved, since a tile of
         one is bound by the latency of its few chains. `emit_tile(items, x, y)` emits one tile.
@@ -146,8 +149,9 @@ class Emitter(ABC):
         join = b.append_basic_block("next_tile")
         b.cbranch(b.icmp_signed(">", total, i64(0)), head, done)
         b.position_at_end(head)
-        left, x, y = (b.phi(value.type) for value in (total, self.x, self.y))
-        for phi, value in ((left, total), (x, self.x), (y, self.y)):
+        first = (total, *places)
+        left, x, y = (b.phi(value.type) for value in first)
+        for phi, value in zip((left, x, y), first, strict=True):
             phi.add_incoming(value, entry)
         count = self.items_of_next_tile(left, most)
         full = b.append_basic_block(f"items{most}")
@@ -163,12 +167,38 @@ class Emitter(ABC):
         rest = b.sub(left, count)
         for phi, value in (
             (left, rest),
-            (x, v.at(x, b.mul(count, x_step))),
-            (y, v.at(y, b.mul(count, y_step))),
+            (x, v.at(x, b.mul(count, steps[0]))),
+            (y, v.at(y, b.mul(count, steps[1]))),
         ):
             phi.add_incoming(value, b.block)
         b.cbranch(b.icmp_signed(">", rest, i64(0)), head, done)
         b.position_at_end(done)
+
+    def sliding_spacing(self) -> Any:
+        """Positions from one output of a tile to the next where taps slide: dilation/stride.
+
+        It is no integer only in windows of a strip for each tap, as far apart as all outputs reach
+        (`window_shape`): rounded up, each output is then a residue of its own.
+        """
+        b = self.v.ir
+        is_still = b.icmp_signed("==", self.x_row, i64(0))  # all rows are one row
+        row = b.select(is_still, i64(1), self.x_row)
+        whole = b.sdiv(self.x_tap, row)
+        is_exact = b.icmp_signed("==", b.mul(whole, row), self.x_tap)
+        spacing = b.select(is_exact, whole, b.add(whole, i64(1)))
+        return b.select(is_still, i64(1), spacing)
+
+    def by_residues(self, spacing: Any, emit: Callable[[Any, Any, Any], None]) -> None:
+        """`emit(rows, x, y)` of the positions of each residue modulo `spacing`."""
+        v, b = self.v, self.v.ir
+
+        def residue(r: Any, carried: list[Any]) -> list[Any]:
+            beyond = b.sub(b.add(self.rows, b.sub(spacing, i64(1))), r)
+            x, y = v.at(self.x, b.mul(r, self.x_row)), v.at(self.y, b.mul(r, self.y_row))
+            emit(b.sdiv(beyond, spacing), x, y)
+            return []
+
+        v.loop(i64(0), spacing, 1, [], residue)
 
     def items_of_next_tile(self, left: Any, most: int) -> Any:
         b = self.v.ir
@@ -194,6 +224,36 @@ class Emitter(ABC):
             return []
 
         v.loop(i64(0), b.sdiv(b.add(total, i64(step - 1)), i64(step)), 1, [], tile)
+
+    def cover_overlapping(
+        self, total: Any, most: int, places: tuple[Any, Any], steps: tuple[Any, Any],
+        emit_tile: Callable[[int, Any, Any], None],
+    ) -> None:  # fmt: skip
+        """As `cover`, by full tiles, the last one shifted back; or by one of fewer items.
+
+        For tiles whose taps slide if they are full: one that computes some items again takes as
+        long as one of half the rows.
+        """
+        v, b = self.v, self.v.ir
+        x, y = places
+
+        def full_tile(first: Any) -> None:
+            emit_tile(most, *(v.at(p, b.mul(first, s)) for p, s in zip(places, steps, strict=True)))
+
+        def full_tiles() -> list[Any]:
+            self.overlapping(total, most, full_tile)
+            return []
+
+        def short_tile(items: int) -> Callable[[], list[Any]]:
+            def emit() -> list[Any]:
+                emit_tile(items, x, y)
+                return []
+
+            return emit
+
+        shorter = [short_tile(items) for items in range(1, most)]
+        number = b.select(b.icmp_signed("<", total, i64(most)), total, i64(most))
+        v.switch(number, [list, *shorter, full_tiles])
 
     def shifted_back(self, column: Any, s: Any, width: int) -> Any:
         """Where slice `s` begins in y: the last one ends where the channels do."""

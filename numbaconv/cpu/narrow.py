@@ -7,15 +7,25 @@ keeps VL partial sums, which one tree of shuffles adds up after the last tap.
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 from ..problem import ConvProblem
-from .blocking import Panel
-from .family import Family
+from .blocking import Panel, round_up, run_length
+from .family import PackingGroups
 from .microkernel import Emitter, Tile
-from .target import Target
+from .sliced import groups_of_slice, outputs_apart, tap_bytes
+from .target import CACHE_WAY, Target
 from .vector import LINE, i64
-from .work import DOT_OUTPUT, FEWEST, dot_time, planar_declines, planar_time, positions_pay
+from .work import (
+    DOT_OUTPUT,
+    FEWEST,
+    dot_time,
+    lanes_ratio,
+    planar_declines,
+    planar_time,
+    positions_pay,
+)
 
 # By instruction set and C_out: MR and taps of a block where taps slide, and MR where they do
 # not. The largest whose loops keep everything in registers (tests/codegen).
@@ -37,6 +47,12 @@ FAR_X = 4 << 20
 # Outputs of AVX-512 tiles that leave a register for that (tests/codegen); others do without.
 FEW_OUTPUTS = 2
 
+# Outputs of a tile are dilation/stride apart, so that taps slide over them. Its most rows: with 13
+# LLVM compares with the stack in the loop (tests/codegen). Zen 4, 1000 positions, over taps that do
+# not slide: 64 → 1 K7 gains 1.2-1.7× with dilation 2 and 1.1-1.5× with 8, 512 → 4 K7 d8 2×,
+# 1024 → 1 K7 3.4×, whose rows collide in the first cache; 64 → 4 loses 1 %.
+APART, MOST_ROWS_APART = "apart", 12
+
 # Of the multiply-add peak, what tiles reach with all lanes busy: dot products pay for one load a
 # product and for the tree, dense tiles for their stores. They are of panels that lie side by side:
 # by the shares of whole layers (`work.RATES`) 64 → 63 and 31 K3 lose 2-3 %, 40 → 7 1.13× (Zen 4).
@@ -44,9 +60,13 @@ DOT_SHARE, DENSE_SHARE = 0.65, 0.85
 
 
 class NarrowVariant(NamedTuple):
-    """What a tile compiles in: most taps of a block; blocks of one tap do not slide."""
+    """What a tile compiles in: most taps of a block, and whether outputs lie `APART`.
+
+    Blocks of one tap do not slide.
+    """
 
     tap_block: int
+    spacing: str = ""
 
 
 class NarrowEmitter(Emitter):
@@ -56,7 +76,15 @@ class NarrowEmitter(Emitter):
     variant: NarrowVariant
 
     def emit(self) -> None:
-        self.cover_rows(self.emit_tile)
+        spacing = self.sliding_spacing() if self.variant.spacing == APART else i64(1)
+        steps = [self.v.ir.mul(spacing, step) for step in (self.x_row, self.y_row)]
+        self.row_step, self.y_step = steps
+        cover = self.cover_overlapping if self.variant.tap_block > 1 else self.cover
+
+        def emit_positions(rows: Any, x: Any, y: Any) -> None:
+            cover(rows, self.tile.rows, (x, y), (self.row_step, self.y_step), self.emit_tile)
+
+        self.by_residues(spacing, emit_positions)
 
     def emit_tile(self, rows: int, x: Any, y: Any) -> None:
         v, b = self.v, self.v.ir
@@ -74,17 +102,17 @@ class NarrowEmitter(Emitter):
             place = v.at(x, b.mul(whole, i64(v.lanes)))
             last = v.at(self.w, b.mul(whole, weights))
             sums = self.emit_taps(rows, place, last, sums, v.first_lanes(self.last_lanes))
-        self.emit_results(sums, self.row_pointers(y, self.y_row, rows))
+        self.emit_results(sums, self.row_pointers(y, self.y_step, rows))
 
     def prefetch_inputs(self, x: Any) -> None:
         """Ask for the rows of x that the tile after the next one reads anew."""
         v, b, rows = self.v, self.v.ir, self.tile.rows
         with b.if_then(b.icmp_signed(">", self.x_bytes, i64(FAR_X))):
             last = b.mul(b.sub(self.taps, i64(1)), self.x_tap)
-            start = v.at(x, b.add(b.mul(self.x_row, i64(2 * rows)), last))
+            start = v.at(x, b.add(b.mul(self.row_step, i64(2 * rows)), last))
 
             def line(i: Any, carried: list[Any]) -> list[Any]:
-                for row in self.row_pointers(v.at(start, i), self.x_row, rows):
+                for row in self.row_pointers(v.at(start, i), self.row_step, rows):
                     v.prefetch(row)
                 return []
 
@@ -102,7 +130,7 @@ class NarrowEmitter(Emitter):
             columns = [v.load_aligned(v.at(factors, c * v.lanes)) for c in range(taps * outputs)]
             for i in range(rows + taps - 1):
                 value = self.load(row, mask)
-                row = v.at(row, self.x_row)
+                row = v.at(row, self.row_step)
                 for j in range(max(0, i - rows + 1), min(taps, i + 1)):
                     for co in range(outputs):
                         at = (i - j) * outputs + co
@@ -121,30 +149,39 @@ class NarrowEmitter(Emitter):
         v, b, outputs = self.v, self.v.ir, self.tile.vectors
         is_full = len(y_rows) == self.tile.rows  # others would only take longer to compile
         if not v.is_avx512 or not is_full:
-            self.store_elements(sums, y_rows)
+            self.store_rows(sums, y_rows)
             return
-        with b.if_else(b.icmp_signed("==", self.y_row, i64(outputs))) as (together, apart):
+        with b.if_else(b.icmp_signed("==", self.y_step, i64(outputs))) as (together, apart):
             with together:
-                each = self.load(self.bias, v.first_lanes(i64(outputs)))
                 for first in range(0, len(sums), v.lanes):
                     some = sums[first : first + v.lanes]
-                    bias = v.shuffle(each, each, [(first + k) % outputs for k in range(v.lanes)])
                     mask = None if len(some) == v.lanes else v.first_lanes(i64(len(some)))
-                    self.store([b.fadd(v.totals(some), bias)], [(v.at(y_rows[0], first), mask)])
+                    place = v.at(y_rows[0], first)
+                    self.store([b.fadd(v.totals(some), self.biases(first))], [(place, mask)])
             with apart:
-                self.store_elements(sums, y_rows)
+                self.store_rows(sums, y_rows)
 
-    def store_elements(self, sums: list[Any], y_rows: list[Any]) -> None:
-        """The same one by one."""
+    def store_rows(self, sums: list[Any], y_rows: list[Any]) -> None:
+        """The same row by row, of rows that lie apart: those of a group, or of other panels.
+
+        Over one element at a time 512 → 64 K3 in 8 groups gains 1.2×, 64 → 8 K5 in 4 1.2× (Zen 4).
+        """
         v, b, outputs = self.v, self.v.ir, self.tile.vectors
-        bias = [b.load(v.at(self.bias, co)) for co in range(outputs)]
-        for first in range(0, len(sums), v.lanes):
-            some = sums[first : first + v.lanes]
-            totals = v.totals(some)
-            for lane in range(len(some)):
-                row, co = divmod(first + lane, outputs)
-                total = b.fadd(b.extract_element(totals, i64(lane)), bias[co])
-                b.store(total, v.at(y_rows[row], co))
+        together = v.lanes // outputs
+        bias = self.biases(0)
+        for first in range(0, len(y_rows), together):
+            rows = y_rows[first : first + together]
+            totals = v.totals(sums[first * outputs :][: len(rows) * outputs])
+            results = b.fadd(totals, bias)
+            for k, row in enumerate(rows):
+                lanes = range(k * outputs, (k + 1) * outputs)
+                v.store(v.shuffle(results, results, lanes), row)
+
+    def biases(self, first: int) -> Any:
+        """The bias of outputs that fill a vector, from one of those of the first row on."""
+        v, outputs = self.v, self.tile.vectors
+        each = self.load(self.bias, v.first_lanes(i64(outputs)))
+        return v.shuffle(each, each, [(first + k) % outputs for k in range(v.lanes)])
 
 
 def dot_panel(
@@ -159,13 +196,18 @@ def dot_panel(
     g = problem.geometry
     lanes, depth = target.lanes(problem.dtype), g.group_in_channels
     sliding_rows, block, rows = TILES[target.isa][outputs]
-    if g.stride == g.dilation:
+    spacing = outputs_apart(g)
+    if spacing > 1:
+        sliding_rows = min(sliding_rows, MOST_ROWS_APART)
+    is_long = problem.length_out >= sliding_rows * spacing
+    if g.stride == g.dilation or (spacing > 1 and is_long):
         rows = sliding_rows
     else:
-        block = 1
+        block, spacing = 1, 1
     tile = Tile(
         NarrowEmitter.family, problem.dtype.itemsize * 8, lanes, rows,
-        vectors=outputs, masked=depth % lanes > 0, fma=target.fma, variant=NarrowVariant(block),
+        vectors=outputs, masked=depth % lanes > 0, fma=target.fma,
+        variant=NarrowVariant(block, APART if spacing > 1 else ""),
     )  # fmt: skip
     columns = -(-(-(-depth // lanes) * tile.width) // depth)
     last_lanes = depth % lanes or lanes
@@ -185,11 +227,37 @@ def vectors_of_dots(problem: ConvProblem, outputs: int, target: Target) -> float
     return outputs * vectors / depth * (1 + added) * DENSE_SHARE / DOT_SHARE
 
 
-class Narrow(Family):
-    """One group, and fewer output channels than lanes."""
+def do_positions_gain(problem: ConvProblem, target: Target) -> bool:
+    """Whether channel-last arrays are faster by vectors of positions than by dot products.
+
+    Of groups, both layouts together: channel-first ones lose by the order of dot products.
+    """
+    g = problem.geometry
+    as_thinned = replace(g, stride=g.phases, dilation=g.phase_dilation)
+    positions = planar_time(replace(problem, geometry=as_thinned), target)
+    longer = lanes_ratio(problem, target) if g.num_groups > 1 else 1
+    return positions < dot_time(problem, target) * longer
+
+
+class Narrow(PackingGroups):
+    """Fewer output channels of a group than lanes."""
 
     name = "narrow"
     emitter = NarrowEmitter
+
+    def run(self, problem: ConvProblem, tile: Tile, target: Target) -> int:
+        if self.packs_groups(problem):
+            return super().run(problem, tile, target)
+        rows = tile.rows * outputs_apart(problem.geometry)
+        return run_length(problem, rows, target, self.copies_x(problem))
+
+    def packs_groups(self, problem: ConvProblem) -> bool:
+        """Only where taps lie on the same few sets of the first cache.
+
+        Zen 4: 1024 → 8 K9 and K15 in 4 groups, 512 with dilation 2, 256 with 4 gain 1.2×; 768 → 8
+        and 512 → 8 would lose 1.25× by K9, 1.1× by K31.
+        """
+        return super().packs_groups(problem) and tap_bytes(problem) % CACHE_WAY == 0
 
     def declines(self, problem: ConvProblem, target: Target) -> str | None:
         if reason := self.unfit(problem, target):
@@ -205,25 +273,39 @@ class Narrow(Family):
     def unfit(self, problem: ConvProblem, target: Target) -> str | None:
         """Why a layer does not go by dot products, in whatever order of axes and of any length."""
         g, lanes = problem.geometry, target.lanes(problem.dtype)
-        if g.num_groups > 1:
-            return f"num_groups={g.num_groups}: output channels see different inputs"
-        if g.out_channels > lanes // 2:
-            return f"C_out={g.out_channels} fills more than half of {lanes} lanes"
-        if g.out_channels not in TILES.get(target.isa, ()):
-            return f"no tiles of {g.out_channels} outputs for the instruction set {target.isa!r}"
-        if vectors_of_dots(problem, g.out_channels, target) > 1:
-            return f"C_in={g.in_channels} fills {lanes} lanes less well than C_out={g.out_channels}"
+        per_group = "/G" if g.num_groups > 1 else ""
+        c_in = f"C_in{per_group}={g.group_in_channels}"
+        c_out = f"C_out{per_group}={g.group_out_channels}"
+        if g.num_groups > 1 and target.fma_units > 1:
+            # By AVX2 (Zen 4) 512 → 32 K3 in 8 groups gains 1.4×, and channel-first loses 2×.
+            return f"num_groups={g.num_groups}: it is channel-first arrays that would lose more"
+        if g.group_out_channels > lanes // 2:
+            return f"{c_out} fills more than half of {lanes} lanes"
+        if groups_of_slice(g, lanes) > 1:
+            return f"{c_in}, {c_out}: several groups fit in {lanes} lanes"
+        if g.group_out_channels not in TILES.get(target.isa, ()):
+            return f"{c_out}: no tiles for the instruction set {target.isa!r}"
+        if vectors_of_dots(problem, g.group_out_channels, target) > 1:
+            return f"{c_in} fills {lanes} lanes less well than {c_out}"
         # Whether x is thinned depends on the padding, and so must not the order of sums.
         may_be_thinned = problem.step * g.common_step > 1
-        if may_be_thinned or planar_declines(problem, target):
+        if (may_be_thinned and g.num_groups == 1) or planar_declines(problem, target):
             return None
         is_measured = g.reduction >= FEWEST or target.fma_units == 1
-        if is_measured and planar_time(problem, target) < dot_time(problem, target):
-            return f"C_in={g.in_channels} fills {lanes} lanes less well than positions do"
+        if is_measured and do_positions_gain(problem, target):
+            return f"{c_in} fills {lanes} lanes less well than positions do"
         return None
 
     def panels(self, problem: ConvProblem, target: Target) -> list[Panel]:
-        return [dot_panel(problem, target, problem.geometry.out_channels)]
+        g, lanes = problem.geometry, target.lanes(problem.dtype)
+        panels: list[Panel] = []
+        for group in range(g.num_groups):
+            # Where packed weights are on a whole vector.
+            column = panels[-1].last_column if panels else 0
+            column = round_up(column, lanes // math.gcd(lanes, g.reduction))
+            first, x_offset = group * g.group_out_channels, group * g.group_in_channels
+            panels.append(dot_panel(problem, target, g.group_out_channels, first, x_offset, column))
+        return panels
 
 
 NARROW = Narrow()

@@ -120,7 +120,7 @@ class PlanarEmitter(Emitter):
             with b.goto_entry_block():
                 self.room = b.alloca(v.vector, (self.levels + 1) * most_sums)
         whole, most = b.sdiv(self.rows, i64(v.lanes)), self.tile.rows // v.lanes
-        self.cover(whole, most, i64(v.lanes), i64(v.lanes), self.emit_tile)
+        self.cover(whole, most, (self.x, self.y), (i64(v.lanes), i64(v.lanes)), self.emit_tile)
         done = b.mul(whole, i64(v.lanes))
         rest = b.sub(self.rows, done)
         with b.if_then(b.icmp_signed(">", rest, i64(0))):

@@ -18,7 +18,7 @@ import dataclasses
 import functools
 import math
 from abc import abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, ClassVar, NamedTuple
 
 from ..problem import ConvProblem, Geometry
@@ -132,14 +132,23 @@ def tap_pitch(geometry: Geometry) -> int:
     return stride // dilation if stride % dilation == 0 else 0
 
 
+def outputs_apart(geometry: Geometry) -> int:
+    """Positions from one output of a tile to the next, so that taps slide over them."""
+    return max(1, geometry.dilation // geometry.stride) if tap_pitch(geometry) else 1
+
+
+def tap_bytes(problem: ConvProblem) -> int:
+    """Bytes of x from one tap to the next."""
+    g = problem.geometry
+    return g.in_channels * problem.dtype.itemsize * g.dilation * problem.step
+
+
 def lines_held(problem: ConvProblem, target: Target) -> int:
     """How many of the rows that a tile reads can have a line in the first cache at once.
 
     Lines a power of two apart share few of its sets, which lie in `CACHE_WAY` bytes.
     """
-    g = problem.geometry
-    distance = g.in_channels * problem.dtype.itemsize * g.dilation * problem.step
-    return target.l1 // max(LINE, math.gcd(distance, CACHE_WAY))
+    return target.l1 // max(LINE, math.gcd(tap_bytes(problem), CACHE_WAY))
 
 
 def window_run(problem: ConvProblem, target: Target) -> int:
@@ -205,41 +214,11 @@ class SlicedEmitter(Emitter):
         Runs of positions slice by slice were slower at any K.
         """
         self.start()
-        v, b = self.v, self.v.ir
-
-        def residue(r: Any, carried: list[Any]) -> list[Any]:
-            beyond = b.sub(b.add(self.rows, b.sub(self.spacing, i64(1))), r)
-            x, y = v.at(self.x, b.mul(r, self.x_row)), v.at(self.y, b.mul(r, self.y_row))
-            self.emit_positions(b.sdiv(beyond, self.spacing), x, y)
-            return []
-
-        v.loop(i64(0), self.spacing, 1, [], residue)
+        self.by_residues(self.spacing, self.emit_positions)
 
     def emit_positions(self, count: Any, x: Any, y: Any) -> None:
-        """Full tiles, or one of fewer rows, whose taps share no loads.
-
-        A full tile that computes some positions again takes as long as one of half the rows.
-        """
-        v, b, most = self.v, self.v.ir, self.full_rows
-
-        def tile(first: Any) -> None:
-            x_place = v.at(x, b.mul(first, self.row_step))
-            self.emit_tile(most, x_place, v.at(y, b.mul(first, self.y_step)))
-
-        def full_tiles() -> list[Any]:
-            self.overlapping(count, most, tile)
-            return []
-
-        def short_tile(rows: int) -> Callable[[], list[Any]]:
-            def emit() -> list[Any]:
-                self.emit_tile(rows, x, y)
-                return []
-
-            return emit
-
-        shorter = [short_tile(rows) for rows in range(1, most)]
-        number = b.select(b.icmp_signed("<", count, i64(most)), count, i64(most))
-        v.switch(number, [list, *shorter, full_tiles])
+        steps = (self.row_step, self.y_step)
+        self.cover_overlapping(count, self.full_rows, (x, y), steps, self.emit_tile)
 
     def start(self) -> None:
         """Read the variant, and set the rows of x from one output of a tile to the next."""
@@ -251,16 +230,7 @@ class SlicedEmitter(Emitter):
         if self.variant.edge == SHIFTED:
             self.find_last_slice()
         self.pitch = max(self.variant.pitch, 1)
-        self.spacing = i64(1)  # of the positions of a tile
-        # dilation/stride. It is no integer only in windows of a strip for each tap, as far apart as
-        # all outputs reach (`window_shape`): rounded up, each output is then a residue of its own.
-        if self.variant.pitch == 1:
-            is_still = b.icmp_signed("==", self.x_row, i64(0))  # all rows are one row
-            row = b.select(is_still, i64(1), self.x_row)
-            whole = b.sdiv(self.x_tap, row)
-            is_exact = b.icmp_signed("==", b.mul(whole, row), self.x_tap)
-            spacing = b.select(is_exact, whole, b.add(whole, i64(1)))
-            self.spacing = b.select(is_still, i64(1), spacing)
+        self.spacing = self.sliding_spacing() if self.variant.pitch == 1 else i64(1)
         self.row_step = b.mul(self.spacing, self.x_row)
         self.y_step = b.mul(self.spacing, self.y_row)
 
@@ -465,9 +435,8 @@ class Sliced(Family):
         """Positions of one run, such that those of a tile may be dilation/stride apart."""
         if run := window_run(problem, target):
             return run // tile.rows * tile.rows
-        g = problem.geometry
-        spacing = max(1, g.dilation // g.stride) if tap_pitch(g) else 1
-        return run_length(problem, tile.rows * spacing, target, self.copies_x(problem))
+        rows = tile.rows * outputs_apart(problem.geometry)
+        return run_length(problem, rows, target, self.copies_x(problem))
 
     def band(self, problem: ConvProblem, panels: int, run: int, target: Target) -> Band:
         band = super().band(problem, panels, run, target)

@@ -173,7 +173,7 @@ def positions_pay(problem: ConvProblem, target: Target) -> bool:
         return False
     vectors = math.ceil(problem.length_out / lanes)
     each = g.reduction * planar_product(problem, target) + ADDED_LANES
-    waiting = g.reduction * max(0, LATENCY - vectors * g.out_channels)
+    waiting = g.reduction * max(0, LATENCY - vectors * g.group_out_channels) * g.num_groups
     positions = each * g.out_channels * vectors + waiting
     positions += sorting_time(problem, target) * lanes * vectors
     transposed = TRANSPOSED * g.in_channels * (g.stride * problem.length_out + g.span)
@@ -212,11 +212,16 @@ def planar_time(problem: ConvProblem, target: Target) -> float:
     return products + of_x * g.stride * g.in_channels + each * g.out_channels
 
 
+def lanes_ratio(problem: ConvProblem, target: Target) -> float:
+    """How much longer vectors of positions take in the order of dot products, a sum a lane."""
+    return 1 + ADDED_LANES / (problem.geometry.reduction * planar_product(problem, target))
+
+
 def dot_time(problem: ConvProblem, target: Target) -> float:
     """By vectors of input channels, whose sums are added up at the end."""
     g = problem.geometry
     vectors = math.ceil(g.group_in_channels / target.lanes(problem.dtype))
     time = g.kernel_size * vectors * g.out_channels / RATES[target.fma_units].dots
     if target.fma_units == 1:
-        time += DOT_OUTPUT * g.out_channels + DOT_POSITION
+        time += DOT_OUTPUT * g.out_channels + DOT_POSITION * g.num_groups
     return time

@@ -29,6 +29,9 @@ SHAPES = (
     Case(5, 1, 1, 700, dilation=3),
     Case(5, 40, 3, 300, has_bias=True),
     Case(3, 33, 1, 300, dilation=2),
+    Case(5, 40, 2, 700, dilation=4, has_bias=True),
+    Case(5, 192, 6, 300, num_groups=3, has_bias=True),
+    Case(9, 256, 8, 300, num_groups=4, dilation=4),
     # Dot products, which channel-first arrays form by vectors of positions where they are long.
     Case(1, 64, 5, 700, has_bias=True),
     Case(2, 18, 3, 900, stride=2),
@@ -54,6 +57,8 @@ SHAPES = (
     Case(31, 2, 1, 300, stride=2, dilation=2),
     Case(4, 3, 8, 300, stride=2, dilation=2),
     Case(1, 20, 40, 300, stride=3),
+    Case(1, 128, 6, 700, stride=2, num_groups=2),
+    Case(7, 128, 10, 700, stride=2, dilation=2, num_groups=2, has_bias=True),
 )
 shapes = pytest.mark.parametrize("case", SHAPES, ids=str)
 dtypes = pytest.mark.parametrize("dtype", DTYPES)

@@ -242,6 +242,26 @@ def test_outputs_and_taps_advance_by_the_same_step(channels, step):
         assert_exact(case.but(in_channels=20, out_channels=20, num_groups=20))
 
 
+# --- few outputs: dot products, in groups and of taps that slide over outputs that lie apart
+@pytest.mark.parametrize("permute", [False, True])
+@pytest.mark.parametrize("dilation", [1, 2, 3, 16, 17])
+@pytest.mark.parametrize(
+    "channels", [(40, 1, 1), (64, 3, 1), (120, 9, 3), (68, 34, 2), (1024, 8, 4)]
+)
+def test_few_outputs(channels, dilation, permute):
+    inputs, outputs, groups = channels
+    for kernel_size, (length, padding) in itertools.product(
+        (1, 2, 9), ((1, "same"), (25, "causal"), (190, (3, 40)), (1100, "same"))
+    ):
+        case = Case(
+            kernel_size, inputs, outputs, length, dilation=dilation, num_groups=groups,
+            padding=padding, has_bias=True, permute=permute,
+        )  # fmt: skip
+        assert_exact(case)
+        assert_exact(case.but(stride=2, padding_mode="replicate"))
+        assert_exact(case.but(batch=2, out_layout="every third position"))
+
+
 # --- phases of a stride, for vectors that lie along positions
 @pytest.mark.parametrize("permute", [False, True])
 @pytest.mark.parametrize("channels", [(1, 1, 1), (3, 3, 3), (3, 5, 1), (18, 3, 1), (4, 8, 4)])

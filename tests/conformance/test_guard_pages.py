@@ -135,6 +135,10 @@ def test_few_output_channels(channels, dtype, side):
         case = Case(5, channels, out_channels, 41, has_bias=True, dtype=dtype)
         assert_stays_inside(case, side)
         assert_stays_inside(case.but(dilation=2, padding="same"), side)
+        # Tiles whose outputs lie apart are full from so many positions on.
+        assert_stays_inside(case.but(dilation=2, length=60), side)
+        groups = case.but(in_channels=3 * channels, out_channels=3 * out_channels, num_groups=3)
+        assert_stays_inside(groups.but(dilation=2, length=60), side)
 
 
 @sides
