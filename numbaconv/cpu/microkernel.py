@@ -235,23 +235,20 @@ class Emitter(ABC):
         long as one of half the rows.
         """
         v, b = self.v, self.v.ir
-        x, y = places
 
-        def full_tile(first: Any) -> None:
-            emit_tile(most, *(v.at(p, b.mul(first, s)) for p, s in zip(places, steps, strict=True)))
+        def tile(items: int, first: Any) -> None:
+            x, y = (v.at(p, b.mul(first, s)) for p, s in zip(places, steps, strict=True))
+            emit_tile(items, x, y)
 
         def full_tiles() -> list[Any]:
-            self.overlapping(total, most, full_tile)
+            self.overlapping(total, most, functools.partial(tile, most))
             return []
 
-        def short_tile(items: int) -> Callable[[], list[Any]]:
-            def emit() -> list[Any]:
-                emit_tile(items, x, y)
-                return []
+        def short_tile(items: int) -> list[Any]:
+            tile(items, i64(0))
+            return []
 
-            return emit
-
-        shorter = [short_tile(items) for items in range(1, most)]
+        shorter = [functools.partial(short_tile, items) for items in range(1, most)]
         number = b.select(b.icmp_signed("<", total, i64(most)), total, i64(most))
         v.switch(number, [list, *shorter, full_tiles])
 

@@ -77,12 +77,13 @@ class NarrowEmitter(Emitter):
 
     def emit(self) -> None:
         spacing = self.sliding_spacing() if self.variant.spacing == APART else i64(1)
-        steps = [self.v.ir.mul(spacing, step) for step in (self.x_row, self.y_row)]
-        self.row_step, self.y_step = steps
+        self.row_step = self.v.ir.mul(spacing, self.x_row)
+        self.y_step = self.v.ir.mul(spacing, self.y_row)
         cover = self.cover_overlapping if self.variant.tap_block > 1 else self.cover
 
         def emit_positions(rows: Any, x: Any, y: Any) -> None:
-            cover(rows, self.tile.rows, (x, y), (self.row_step, self.y_step), self.emit_tile)
+            steps = (self.row_step, self.y_step)
+            cover(rows, self.tile.rows, (x, y), steps, self.emit_tile)
 
         self.by_residues(spacing, emit_positions)
 
@@ -278,7 +279,7 @@ class Narrow(PackingGroups):
         c_out = f"C_out{per_group}={g.group_out_channels}"
         if g.num_groups > 1 and target.fma_units > 1:
             # By AVX2 (Zen 4) 512 → 32 K3 in 8 groups gains 1.4×, and channel-first loses 2×.
-            return f"num_groups={g.num_groups}: it is channel-first arrays that would lose more"
+            return f"num_groups={g.num_groups}: of one group where two multiply-adds start a cycle"
         if g.group_out_channels > lanes // 2:
             return f"{c_out} fills more than half of {lanes} lanes"
         if groups_of_slice(g, lanes) > 1:

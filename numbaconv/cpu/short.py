@@ -8,7 +8,6 @@ one stretch of code: loads at fixed places, multiply-adds, stores.
 from __future__ import annotations
 
 import dataclasses
-import functools
 from typing import Any, NamedTuple
 
 from ..problem import ConvProblem
@@ -53,10 +52,10 @@ class ShortEmitter(DenseEmitter):
         self.mask = self.v.first_lanes(self.last_lanes) if self.tile.masked else None
         self.lines = self.x_lines = 0
         v, b, most = self.v, self.v.ir, self.tile.rows
+        taps, depth = self.variant
         weights, bias = self.w, self.bias
 
-        def emit_slices(rows: int, first: Any) -> list[Any]:
-            x, y = v.at(self.x, b.mul(first, self.x_row)), v.at(self.y, b.mul(first, self.y_row))
+        def emit_slices(rows: int, x: Any, y: Any) -> None:
             held = None
             if rows == most <= MOST_ROWS_HELD:
                 held = v.rows(x, self.x_row, rows), v.rows(y, self.y_row, rows)
@@ -76,19 +75,10 @@ class ShortEmitter(DenseEmitter):
                     self.emit_full_tile(x_rows, self.row_pointers(y, self.y_row, rows), column)
                 return []
 
-            return v.loop(i64(0), self.slices, 1, [], slice_)
+            v.loop(i64(0), self.slices, 1, [], slice_)
 
-        def full_tile(first: Any) -> None:
-            emit_slices(most, first)
-
-        def full_tiles() -> list[Any]:
-            self.overlapping(self.rows, most, full_tile)
-            return []
-
-        taps, depth = self.variant
-        number = b.select(b.icmp_signed("<", self.rows, i64(most)), self.rows, i64(most))
-        shorter = [functools.partial(emit_slices, rows, i64(0)) for rows in range(1, most)]
-        v.switch(number, [list, *shorter, full_tiles])
+        places, steps = (self.x, self.y), (self.x_row, self.y_row)
+        self.cover_overlapping(self.rows, most, places, steps, emit_slices)
 
     def emit_full_tile(self, x_rows: list[Any], y_rows: list[Any], column: Any) -> None:
         v, b = self.v, self.v.ir
